@@ -1,0 +1,1 @@
+"""Single-cell foundation models as ordinary Hugging Face models."""
