@@ -1,0 +1,1 @@
+"""The models: base classes, the registry of families, and one folder a family."""

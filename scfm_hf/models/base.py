@@ -1,0 +1,173 @@
+"""The base class of every model: transformers' own, with loading that is strict and outputs that are a cell's own.
+
+What transformers 5 does silently, and what happens here instead:
+
+- a missing tensor is filled with fresh numbers: here it raises, unless it belongs to a head that the checkpoint does not have at all;
+- non-persistent buffers hold uninitialised memory after loading: here every module that has some says how they are computed;
+- weights are saved readable by their writer alone: here they get the same mode as any other file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging
+
+from scfm_hf.errors import CheckpointError
+from scfm_hf.models.configuration import CellConfig
+
+logger = logging.get_logger(__name__)
+
+#: Arguments of ``from_pretrained`` by which a caller asks for another number of labels than the checkpoint has.
+_RESIZES_THE_HEAD = frozenset({"num_labels", "id2label", "label2id"})
+
+
+class CellPreTrainedModel(PreTrainedModel):
+    """Base of all models.
+
+    A family's models set ``config_class`` and ``base_model_prefix``, end every ``__init__`` with ``self.post_init()``, take no
+    ``**kwargs`` in ``forward`` (an unknown input then raises), and keep every new head whole in one module named ``classifier``.
+    A module with parameters or buffers that transformers cannot initialise defines ``initial_tensors()``, which maps their names to
+    the values that a fresh model has.
+    """
+
+    config_class = CellConfig
+    config: CellConfig
+    # Trainer must not think that the models divide their loss by the number of items in the accumulated batch.
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    #: Top-level modules that a fresh model may have while the checkpoint lacks them. None: all but the body.
+    _heads: ClassVar[tuple[str, ...] | None] = None
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Module) and hasattr(module, "initial_tensors"):
+            for name, value in module.initial_tensors().items():
+                init.copy_(getattr(module, name), value)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Load a model as transformers does, and refuse a checkpoint that does not hold all of it.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path
+            A folder, a hub id, or None with ``config=`` and ``state_dict=``.
+        ignore_mismatched_sizes
+            Let a head of another size start fresh. ``num_labels=`` (or ``id2label=``) does so too. The body never may.
+        output_loading_info
+            Return (model, loading information) as transformers does.
+        **kwargs
+            Everything else that ``PreTrainedModel.from_pretrained`` takes.
+
+        Raises
+        ------
+        CheckpointError
+            If a tensor of the body is missing, unexpected or of another shape, a head is there in part, or the file is damaged.
+        CompatibilityError
+            If the folder holds a model of another type.
+        """
+        resized = ignore_mismatched_sizes or not _RESIZES_THE_HEAD.isdisjoint(kwargs)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"The weights in {pretrained_model_name_or_path} cannot be read ({error}). The file is truncated or damaged: "
+                "fetch or convert it again."
+            ) from error
+        model._refuse_incomplete(info, where=str(pretrained_model_name_or_path), resized=resized)
+        return (model, info) if output_loading_info else model
+
+    def _refuse_incomplete(self, info: dict[str, Any], *, where: str, resized: bool) -> None:
+        """Raise CheckpointError unless what is missing are whole heads; name the heads that start fresh in a warning."""
+        prefix = f"{self.base_model_prefix}."
+        is_body = self.base_model_prefix not in dict(self.named_children())
+        mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
+        missing = set(info["missing_keys"]) - set(mismatched)
+
+        def of_head(name: str) -> bool:
+            head = name.split(".", 1)[0]
+            return (not is_body and not name.startswith(prefix)) if self._heads is None else head in self._heads
+
+        problems = [f"unexpected tensor {name}" for name in sorted(info["unexpected_keys"])]
+        problems += [
+            f"{name} has the shape {found}, the model {wanted}"
+            for name, (found, wanted) in sorted(mismatched.items())
+            if not (resized and of_head(name))
+        ]
+        tensors_of_head: dict[str, set[str]] = defaultdict(set)
+        for name in self.state_dict():
+            if of_head(name):
+                tensors_of_head[name.split(".", 1)[0]].add(name)
+        tied = set(self.all_tied_weights_keys)
+        fresh = {head for head, names in tensors_of_head.items() if names - tied and names - tied <= missing}
+        problems += [f"missing tensor {name}" for name in sorted(missing) if not of_head(name) or name.split(".", 1)[0] not in fresh]
+        if problems:
+            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise CheckpointError(
+                f"{where} does not fit {type(self).__name__}: {shown}. The checkpoint is damaged or of another model. "
+                "A head may be resized with num_labels= or ignore_mismatched_sizes=True; the body never."
+            )
+        fresh |= {name.split(".", 1)[0] for name in mismatched}
+        if fresh:
+            logger.warning(
+                f"{type(self).__name__}: {', '.join(sorted(fresh))} not in {where}, or of another size: it starts fresh and must be trained."
+            )
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save as transformers does; the files then have the mode that the umask gives to any file."""
+        super().save_pretrained(save_directory, **kwargs)
+        if Path(save_directory).is_dir():
+            give_usual_modes(Path(save_directory))
+
+    @contextmanager
+    def embedding_options(self, *, pooling: str | None = None, embedding_layer: int | None = None) -> Iterator[None]:
+        """Use another recipe for ``cell_embedding`` inside a ``with`` block.
+
+        Raises
+        ------
+        ValueError
+            If the family has no such pooling, or the model no such layer.
+        """
+        asked = {"pooling": pooling, "embedding_layer": embedding_layer}
+        before = {name: getattr(self.config, name) for name, value in asked.items() if value is not None}
+        try:
+            for name in before:
+                setattr(self.config, name, asked[name])
+            self.config.check()
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self.config, name, value)
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Give every safetensors file of a folder the mode that the umask gives (safetensors writes 0600)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~umask)
