@@ -1,1 +1,56 @@
-"""Single-cell foundation models as ordinary Hugging Face models."""
+"""Single-cell foundation models as ordinary Hugging Face models.
+
+Importing the package registers every family with the Auto classes of transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from scfm_hf.models.auto import register_all as _register_all
+
+__version__ = "0.1.0"
+
+#: Public names and where they live; imported when first used.
+_PLACES = {
+    "CellTokenizer": "tokenization",
+    "GeneVocabulary": "genes",
+    "GeneMapper": "genes",
+    "MappingReport": "genes",
+    "AutoModelForExpressionPrediction": "models.auto",
+    "AutoModelForPerturbation": "models.auto",
+    "families": "models.registry",
+    "convert_checkpoint": "conversion",
+    "embed": "tasks.embed",
+    "annotate": "tasks.annotate",
+    "lora_config": "training.adapters",
+    "push": "hub",
+    "pull": "hub",
+    "ScfmError": "errors",
+    "ExpressionError": "errors",
+    "GeneIdError": "errors",
+    "VocabularyError": "errors",
+    "CompatibilityError": "errors",
+    "CheckpointError": "errors",
+    "CorpusError": "errors",
+    "MissingExtraError": "errors",
+}
+
+__all__ = [*_PLACES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'scfm_hf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"scfm_hf.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from scfm_hf.genes import GeneMapper, GeneVocabulary, MappingReport
+
+_register_all()

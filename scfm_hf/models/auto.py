@@ -34,13 +34,14 @@ _OWN = {cls.__name__: cls for cls in (AutoModelForExpressionPrediction, AutoMode
 
 
 class _ClassReference(NamedTuple):
-    """A class by module and name, not yet imported."""
+    """Classes by module and name, not yet imported."""
 
-    module: str
-    name: str
+    places: tuple[tuple[str, str], ...]
 
-    def load(self) -> type[Any]:
-        return getattr(importlib.import_module(self.module), self.name)
+    def load(self) -> Any:
+        classes = tuple(getattr(importlib.import_module(module), name) for module, name in self.places)
+        # Of several, transformers takes the one that `architectures` names, and the first if it names none.
+        return classes if len(classes) > 1 else classes[0]
 
 
 class _ImportedOnUse(dict[Any, Any]):
@@ -71,11 +72,13 @@ def register(spec: FamilySpec) -> None:
     config_class = spec.load_config_class()
     AutoConfig.register(spec.model_type, config_class, exist_ok=True)
     AutoTokenizer.register(config_class, fast_tokenizer_class=CellTokenizer, exist_ok=True)
-    for auto_name, class_name in spec.model_classes.items():
+    for auto_name in spec.model_classes:
         mapping = auto_class(auto_name)._model_mapping
         if not isinstance(mapping._extra_content, _ImportedOnUse):
             mapping._extra_content = _ImportedOnUse(mapping._extra_content)
-        mapping._extra_content[config_class] = _ClassReference(f"{spec.package}.modeling_{spec.name}", class_name)
+        mapping._extra_content[config_class] = _ClassReference(
+            tuple(map(spec.locate, spec.classes_of(auto_name)))
+        )
 
 
 def register_all() -> None:

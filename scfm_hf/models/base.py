@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
@@ -56,9 +56,14 @@ class CellPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.Module) and hasattr(module, "initial_tensors"):
-            for name, value in module.initial_tensors().items():
-                init.copy_(getattr(module, name), value)
+        if hasattr(module, "initial_tensors"):
+            self.fill(module, **module.initial_tensors())
+
+    @staticmethod
+    def fill(module: nn.Module, **values: Tensor) -> None:
+        """Set parameters and buffers of a fresh model; those that a checkpoint has filled already stay."""
+        for name, value in values.items():
+            init.copy_(getattr(module, name), value)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -143,6 +148,22 @@ class CellPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         if Path(save_directory).is_dir():
             give_usual_modes(Path(save_directory))
+
+    @contextmanager
+    def eager_while(self, asked: bool) -> Iterator[None]:
+        """Run with eager attention inside a ``with`` block, if asked: no other implementation returns its probabilities.
+
+        transformers only warns in that case and returns none.
+        """
+        before = self.config._attn_implementation
+        if not asked or before == "eager":
+            yield
+            return
+        try:
+            self.config._attn_implementation = "eager"
+            yield
+        finally:
+            self.config._attn_implementation = before
 
     @contextmanager
     def embedding_options(self, *, pooling: str | None = None, embedding_layer: int | None = None) -> Iterator[None]:

@@ -29,9 +29,10 @@ class FamilySpec:
     config_class
         Name of the configuration class in ``configuration_<name>.py``.
     model_classes
-        Name of the Auto class -> name of the class in ``modeling_<name>.py``.
+        Name of the Auto class -> name of the class in ``modeling_<name>.py``, or ``module:Class`` for another file of the folder.
+        Where an Auto class leads to several, the first is the default and ``architectures`` of a checkpoint chooses.
     extra_classes
-        Further public classes of ``modeling_<name>.py`` that no Auto class leads to.
+        Further public classes that no Auto class leads to, named alike.
     scheme
         Name of the tokenizer scheme; one of ``scfm_hf.tokenization``, or ``module:Class`` of the family's own.
     lora_targets, lora_feedforward
@@ -57,7 +58,7 @@ class FamilySpec:
     name: str
     title: str
     config_class: str
-    model_classes: Mapping[str, str]
+    model_classes: Mapping[str, str | tuple[str, ...]]
     extra_classes: tuple[str, ...] = ()
     scheme: str
     lora_targets: tuple[str, ...]
@@ -93,9 +94,24 @@ class FamilySpec:
         """Import the configuration class."""
         return getattr(importlib.import_module(f"{self.package}.configuration_{self.name}"), self.config_class)
 
+    def locate(self, class_name: str) -> tuple[str, str]:
+        """Module and name of a model class, from the way the spec writes it."""
+        module, _, name = class_name.rpartition(":")
+        return f"{self.package}.{module or f'modeling_{self.name}'}", name
+
     def load_class(self, class_name: str) -> type[Any]:
-        """Import a model class by its own name."""
-        return getattr(importlib.import_module(f"{self.package}.modeling_{self.name}"), class_name)
+        """Import a model class by its own name.
+
+        Raises
+        ------
+        KeyError
+            If the family has no such class.
+        """
+        for written in self._written_classes():
+            module, name = self.locate(written)
+            if name == class_name:
+                return getattr(importlib.import_module(module), name)
+        raise KeyError(f"{self.title} has no class {class_name!r}. It has {', '.join(self.class_names)}.")
 
     def load_conversion(self) -> Any:
         """Import the family's conversion module."""
@@ -104,7 +120,15 @@ class FamilySpec:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of all its public model classes."""
-        return tuple(dict.fromkeys([*self.model_classes.values(), *self.extra_classes]))
+        return tuple(dict.fromkeys(self.locate(written)[1] for written in self._written_classes()))
+
+    def classes_of(self, auto_name: str) -> tuple[str, ...]:
+        """The classes that an Auto class leads to, as the spec writes them; none if the family has no such head."""
+        written = self.model_classes.get(auto_name, ())
+        return (written,) if isinstance(written, str) else written
+
+    def _written_classes(self) -> tuple[str, ...]:
+        return tuple(name for auto_name in self.model_classes for name in self.classes_of(auto_name)) + self.extra_classes
 
 
 @cache

@@ -1,0 +1,170 @@
+"""The way of cells through a tokenizer: read in blocks, checked, mapped to the vocabulary, encoded by the scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import BatchEncoding
+
+from scfm_hf.errors import ExpressionError
+from scfm_hf.tokenization.profiles import GeneProjection, ProfileBlock
+from scfm_hf.tokenization.ragged import Ragged
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scfm_hf.genes import MappingReport
+    from scfm_hf.tokenization.scheme import Column
+    from scfm_hf.tokenization.tokenizer import CellTokenizer
+
+
+@dataclass(frozen=True)
+class EncodedCells:
+    """Encoded cells, not padded.
+
+    Parameters
+    ----------
+    columns
+        By name: ``Ragged`` a token, arrays of n_cells a cell.
+    cell_ids
+        Names of the cells, in the order of the file.
+    report
+        How the genes of the file were matched to the vocabulary.
+    """
+
+    columns: Mapping[str, Ragged | NDArray[Any]]
+    cell_ids: NDArray[np.str_]
+    report: MappingReport
+
+    def __len__(self) -> int:
+        return len(self.cell_ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each cell, int64, (n_cells,)."""
+        first = next(iter(self.columns.values()))
+        return first.lengths if isinstance(first, Ragged) else np.full(len(self), first.shape[1])
+
+    def to_batch(
+        self, columns: Mapping[str, Column], *, length: int | None = None, return_tensors: str | None = None
+    ) -> BatchEncoding:
+        """Make a BatchEncoding, padded to a length if one is given.
+
+        Parameters
+        ----------
+        columns
+            The scheme's columns, which say what stands at padding.
+        length
+            Tokens a cell, None for no padding.
+        return_tensors
+            ``"pt"``, ``"np"`` or None for lists.
+        """
+        data: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            if not isinstance(column, Ragged):
+                data[name] = column if return_tensors else column.tolist()
+            elif length is None:
+                data[name] = column.to_list()
+            else:
+                spec = columns.get(name)
+                padded = column.to_padded(spec.pad if spec else 0, length)
+                data[name] = padded.astype(spec.dtype, copy=False) if spec else padded
+            if name == "input_ids":
+                ones = Ragged(np.ones(len(column.values), np.int64), column.offsets)
+                data["attention_mask"] = ones.to_list() if length is None else ones.to_padded(0, length)
+        if length is not None and not return_tensors:
+            data = {name: np.asarray(values).tolist() for name, values in data.items()}
+        return BatchEncoding(data, tensor_type=return_tensors)
+
+
+def encode_cells(
+    tokenizer: CellTokenizer,
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
+    max_length: int | None = None,
+    min_overlap: float = 0.5,
+    empty_cells: Literal["raise", "keep"] = "raise",
+    return_columns: Sequence[str] = (),
+    block_size: int = 2048,
+    **options: Any,
+) -> EncodedCells:
+    """Encode the cells of an AnnData.
+
+    Parameters
+    ----------
+    tokenizer
+        Vocabulary, statistics and scheme.
+    adata
+        The cells, in memory or backed; never changed.
+    layer, use_raw
+        Where the values are, X otherwise.
+    gene_column
+        Column of var that names the genes, or ``"var_names"``; None takes the one that fits the vocabulary best.
+    max_length
+        Most tokens a cell; None for the tokenizer's own limit.
+    min_overlap
+        Least share of the genes and of the counts that the vocabulary must know.
+    empty_cells
+        ``"keep"`` leaves cells without a known gene in, with special tokens only.
+    return_columns
+        Further per-token columns that the scheme offers (``scores``, ``counts``) and the model does not take.
+    block_size
+        Cells read at a time.
+    **options
+        Options of the scheme.
+
+    Raises
+    ------
+    ExpressionError, GeneIdError, VocabularyError
+        If the input cannot be what the model needs; nothing is returned then.
+    ValueError
+        If the scheme has no such option or column.
+    """
+    from scfm_hf.cells import CellMatrix, check_expression, check_identifiers, choose_gene_column
+
+    scheme = tokenizer.scheme(**options)
+    vocabulary = tokenizer.vocabulary
+    if gene_column is None:
+        gene_column = choose_gene_column(adata, id_kind=vocabulary.id_kind, species=next(iter(vocabulary.species), None))
+    matrix = CellMatrix(adata, layer=layer, use_raw=use_raw, gene_column=gene_column)
+    expression = check_expression(matrix, expects=scheme.expects, empty_cells=empty_cells)
+    mapping = tokenizer.mapper.map(matrix.gene_names, counts_per_gene=expression.gene_totals)
+    check_identifiers(matrix, mapping, vocabulary, min_overlap=min_overlap)
+    project = GeneProjection(mapping.indices, duplicates=scheme.duplicates, order=scheme.gene_order)
+    limit = max_length or min(tokenizer.model_max_length, np.iinfo(np.int32).max)
+
+    blocks: list[dict[str, Ragged | NDArray[Any]]] = []
+    for block in matrix.blocks(block_size):
+        counts = project(block.counts)
+        if empty_cells == "raise":
+            _refuse_unknown_cells(counts.indptr, block.cell_ids)
+        profiles = ProfileBlock(counts, project.gene_ids, expression.totals[block.rows], block.cell_ids, matrix.obs.iloc[block.rows])
+        blocks.append(scheme.encode(profiles, max_length=limit))
+    wanted = [*scheme.columns, *return_columns]
+    offered = {name for block in blocks for name in block}
+    if unknown := sorted(set(return_columns) - offered):
+        raise ValueError(f"The scheme gives no column {', '.join(unknown)}. It gives {', '.join(sorted(offered))}.")
+    columns = {name: _concatenate([block[name] for block in blocks]) for name in wanted if name in offered}
+    return EncodedCells(columns, np.asarray(matrix.cell_ids), mapping.report)
+
+
+def _concatenate(parts: Sequence[Ragged | NDArray[Any]]) -> Ragged | NDArray[Any]:
+    if isinstance(parts[0], Ragged):
+        return Ragged.concatenate([part for part in parts if isinstance(part, Ragged)])
+    return np.concatenate(parts)
+
+
+def _refuse_unknown_cells(indptr: NDArray[Any], cell_ids: NDArray[np.str_]) -> None:
+    empty = np.flatnonzero(np.diff(indptr) == 0)
+    if len(empty):
+        raise ExpressionError(
+            f"{len(empty)} cells express no gene of the model's vocabulary (first: {', '.join(map(str, cell_ids[empty[:5]]))}). "
+            'Remove them, or keep them with empty_cells="keep": their results are then not a number.'
+        )
