@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import BatchEncoding
 
 from scfm_hf.errors import ExpressionError
-from scfm_hf.tokenization.profiles import GeneProjection, ProfileBlock
+from scfm_hf.tokenization.profiles import GeneProjection, ProfileBlock, merges_names
 from scfm_hf.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -137,7 +137,10 @@ def encode_cells(
     expression = check_expression(matrix, expects=scheme.expects, empty_cells=empty_cells)
     mapping = tokenizer.mapper.map(matrix.gene_names, counts_per_gene=expression.gene_totals)
     check_identifiers(matrix, mapping, vocabulary, min_overlap=min_overlap)
-    project = GeneProjection(mapping.indices, duplicates=scheme.duplicates, order=scheme.gene_order)
+    duplicates = scheme.duplicates
+    if duplicates == "sum_if_merged":
+        duplicates = "sum" if merges_names(matrix.gene_names, vocabulary, tokenizer.identifiers) else "keep"
+    project = GeneProjection(mapping.indices, duplicates=duplicates, order=scheme.gene_order)
     limit = max_length or min(tokenizer.model_max_length, np.iinfo(np.int32).max)
 
     blocks: list[dict[str, Ragged | NDArray[Any]]] = []

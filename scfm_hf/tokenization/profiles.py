@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from scfm_hf.errors import GeneIdError
+from scfm_hf.genes import GeneVocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What becomes of several columns that mean the same gene.
-Duplicates = Literal["sum", "refuse", "keep"]
+#: What becomes of several columns that mean the same gene; ``sum_if_merged`` is Geneformer's own rule, see ``merges_names``.
+Duplicates = Literal["sum", "refuse", "keep", "sum_if_merged"]
 #: In which order a scheme sees the genes: by vocabulary id, so that the order of the file does not matter, or as in the file.
 GeneOrder = Literal["vocabulary", "file"]
 
@@ -68,7 +70,13 @@ class GeneProjection:
         If there are such columns and they are to be refused.
     """
 
-    def __init__(self, indices: NDArray[np.int64], *, duplicates: Duplicates = "sum", order: GeneOrder = "vocabulary") -> None:
+    def __init__(
+        self,
+        indices: NDArray[np.int64],
+        *,
+        duplicates: Literal["sum", "refuse", "keep"] = "sum",
+        order: GeneOrder = "vocabulary",
+    ) -> None:
         known = np.flatnonzero(indices >= 0)
         ids = indices[known]
         unique, first, position = np.unique(ids, return_index=True, return_inverse=True)
@@ -112,3 +120,13 @@ class GeneProjection:
             projected.data = projected.data.astype(np.result_type(projected.data.dtype, np.float32), copy=False)
             projected.sum_duplicates()
         return projected
+
+
+def merges_names(names: Sequence[str], vocabulary: GeneVocabulary, identifiers: Mapping[str, str]) -> bool:
+    """Whether two different names of a file lead to one gene, as Geneformer's tokenizer asks before it sums columns.
+
+    It compares the number of distinct names that it knows with the number of distinct genes that they lead to, in the letter case of
+    the file. Literal duplicates are one name, so they alone do not count.
+    """
+    genes = {name: identifiers.get(name, name) for name in set(names) if name in identifiers or name in vocabulary}
+    return len(set(genes.values())) != len(genes)

@@ -23,8 +23,8 @@ from scfm_hf.tokenization.ragged import Ragged
 
 #: Schemes of this package by name: module and class.
 _SCHEMES = {
-    "rank": ("scfm_hf.tokenization.rank", "RankScheme"),
-    "bin": ("scfm_hf.tokenization.bin", "BinScheme"),
+    "rank": ("scfm_hf.tokenization.rank_scheme", "RankScheme"),
+    "bin": ("scfm_hf.tokenization.bin_scheme", "BinScheme"),
 }
 
 

@@ -1,0 +1,1 @@
+"""One file a verb: what a biologist does with a model."""

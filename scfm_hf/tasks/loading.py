@@ -1,0 +1,110 @@
+"""Model and tokenizer of a task: loaded from wherever they are, and checked to belong together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoModel, AutoTokenizer
+
+from scfm_hf.errors import CompatibilityError
+from scfm_hf.models.registry import family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from scfm_hf.models.registry import FamilySpec
+    from scfm_hf.tokenization import CellTokenizer
+
+#: What a task takes as its model: a loaded one, a folder, or a hub id.
+ModelLike = Any
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for inference, with its tokenizer.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A pair that belongs together.
+    spec
+        The family.
+    name, revision
+        Where the model came from: folder or hub id, and the commit if it came from a hub.
+    """
+
+    model: PreTrainedModel
+    tokenizer: CellTokenizer
+    spec: FamilySpec
+    name: str
+    revision: str | None
+
+
+def load_for_task(
+    model: ModelLike,
+    tokenizer: CellTokenizer | str | os.PathLike[str] | None = None,
+    *,
+    auto_class: Any = AutoModel,
+    revision: str | None = None,
+    device: str | None = None,
+) -> LoadedModel:
+    """Load what a task needs.
+
+    Parameters
+    ----------
+    model
+        A loaded model, a folder or a hub id.
+    tokenizer
+        A loaded tokenizer, a folder or a hub id; None takes the one beside the model.
+    auto_class
+        Auto class to load the model with.
+    revision
+        Branch, tag or commit on the hub.
+    device
+        Where to put a model that is loaded here; None: an accelerator if there is one.
+
+    Raises
+    ------
+    CompatibilityError
+        If the tokenizer's vocabulary is not the model's, or no tokenizer was found.
+    """
+    import torch
+
+    if isinstance(model, (str, os.PathLike)):
+        source, commit = os.fspath(model), None
+        options = {"revision": revision} if revision else {}
+        loaded = auto_class.from_pretrained(source, **options)
+        commit = getattr(loaded.config, "_commit_hash", None) or revision
+        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    else:
+        loaded, commit = model, getattr(model.config, "_commit_hash", None)
+        source = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        if device:
+            loaded.to(device)
+    spec = family_of(loaded)
+    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
+        place = os.fspath(tokenizer) if tokenizer is not None else source
+        if tokenizer is None and not isinstance(model, (str, os.PathLike)) and not getattr(model.config, "_name_or_path", ""):
+            raise CompatibilityError("The model does not say where it came from: give its tokenizer with tokenizer=.")
+        tokenizer = AutoTokenizer.from_pretrained(place, **({"revision": revision} if revision and place == source else {}))
+    check_pair(tokenizer, loaded)
+    return LoadedModel(loaded, tokenizer, spec, source, commit)
+
+
+def check_pair(tokenizer: CellTokenizer, model: PreTrainedModel) -> None:
+    """Raise CompatibilityError unless tokenizer and model were built for the same vocabulary."""
+    wanted, found = model.config.vocabulary_digest, tokenizer.vocabulary_digest
+    if wanted is None:
+        size = model.get_input_embeddings().weight.shape[0] if model.get_input_embeddings() is not None else None
+        if size is not None and size != len(tokenizer):
+            raise CompatibilityError(
+                f"The tokenizer has {len(tokenizer)} entries, the model's embedding {size}: they do not belong together. "
+                "Load both from the same folder."
+            )
+    elif wanted != found:
+        raise CompatibilityError(
+            f"The tokenizer's vocabulary ({len(tokenizer)} entries, digest {found[:12]}…) is not the one that the model was built for "
+            f"(digest {wanted[:12]}…): its ids would mean other genes. Load both from the same folder or revision."
+        )
