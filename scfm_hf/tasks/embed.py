@@ -1,0 +1,217 @@
+"""embed: one vector a cell, and one a gene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from scfm_hf.tasks.batches import batches_by_length
+from scfm_hf.tasks.loading import LoadedModel, ModelLike, load_for_task
+from scfm_hf.tasks.results import holder, record
+from scfm_hf.tokenization.ragged import Ragged
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from scfm_hf.tokenization import CellTokenizer
+    from scfm_hf.tokenization.encoding import EncodedCells
+
+#: Layers by the names that people use for them.
+_LAYERS = {"last": -1, "second_to_last": -2}
+
+
+def embed(
+    adata: AnnData,
+    model: ModelLike,
+    *,
+    tokenizer: CellTokenizer | str | None = None,
+    layer: str | None = None,
+    pooling: str | None = None,
+    embedding_layer: int | Literal["last", "second_to_last"] | None = None,
+    genes: bool = False,
+    key_added: str | None = None,
+    batch_size: int | None = None,
+    tokens_per_batch: int = 16_384,
+    empty_cells: Literal["raise", "keep"] = "raise",
+    revision: str | None = None,
+    device: str | None = None,
+    inplace: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> AnnData | None:
+    """Embed cells.
+
+    A cell's vector depends on that cell alone: not on its batch, on ``batch_size``, or on the order of cells and genes.
+
+    Parameters
+    ----------
+    adata
+        Cells with the values that the model wants (raw counts, for most), in memory or backed.
+    model
+        A loaded model, a folder, or a hub id.
+    tokenizer
+        The tokenizer; None takes the one beside the model.
+    layer
+        Layer of the AnnData that holds the values; None for X.
+    pooling
+        Recipe of the embedding; None takes the one that the model's authors use.
+    embedding_layer
+        Which of the model's layers: ``"last"``, ``"second_to_last"``, or a number as in ``hidden_states``; None as the authors do.
+    genes
+        Also give each gene the mean of its states over the cells that express it, in ``varm``.
+    key_added
+        Name of the result; None: ``X_<family>``.
+    batch_size
+        Most cells a batch. None: as many as ``tokens_per_batch`` tokens allow.
+    tokens_per_batch
+        Most tokens a batch, padding included; lower it if memory runs out.
+    empty_cells
+        ``"keep"`` gives cells without a known gene NaN, ``"raise"`` refuses them.
+    revision, device
+        Commit on the hub, and where to compute.
+    inplace
+        Write into ``adata`` and return None; else return a copy with the results.
+    progress
+        Show a progress bar.
+    **options
+        Further options of the tokenizer, see :func:`scfm_hf.tokenization.encoding.encode_cells`.
+
+    Returns
+    -------
+    A copy of ``adata`` with ``obsm[key_added]``, float32, (n_cells, hidden_size), in the order of the cells; with ``genes`` also
+    ``varm[key_added]``, NaN for genes that no cell expresses or the model does not know; and ``uns["scfm"]["embed"]``.
+
+    Raises
+    ------
+    ExpressionError, GeneIdError, VocabularyError
+        If the input cannot be what the model needs.
+    CompatibilityError
+        If tokenizer and model do not belong together.
+    """
+    loaded = load_for_task(model, tokenizer, revision=revision, device=device)
+    encoded = loaded.tokenizer.encode_cells(adata, layer=layer, empty_cells=empty_cells, **options)
+    recipe = {"pooling": pooling, "embedding_layer": _LAYERS.get(embedding_layer, embedding_layer)}
+    limits = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
+    target = holder(adata, inplace=inplace)
+    key = key_added or f"X_{loaded.spec.name}"
+    vectors = embed_encoded(encoded, loaded, **recipe, **limits)
+    if genes:
+        states = embed_genes_encoded(encoded, loaded, embedding_layer=recipe["embedding_layer"], **limits)
+        target.varm[key] = _align_genes(states, adata, loaded, options.get("gene_column"))
+    target.obsm[key] = vectors
+    record(target, "embed", loaded, layer=layer, key_added=key, **recipe, **options)
+    return None if inplace else target
+
+
+def embed_encoded(
+    encoded: EncodedCells,
+    loaded: LoadedModel,
+    *,
+    pooling: str | None = None,
+    embedding_layer: int | None = None,
+    batch_size: int | None = None,
+    tokens_per_batch: int = 16_384,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """Cell embeddings of encoded cells, float32, (n_cells, hidden_size); NaN for cells without a gene."""
+    vectors: NDArray[np.float32] | None = None
+    body = getattr(loaded.model, "base_model", loaded.model)
+    with body.embedding_options(pooling=pooling, embedding_layer=embedding_layer):
+        for rows, output in _forward(encoded, loaded, body, batch_size, tokens_per_batch, progress):
+            values = output.cell_embedding.float().cpu().numpy()
+            if vectors is None:
+                vectors = np.full((len(encoded), values.shape[1]), np.nan, np.float32)
+            vectors[rows] = values
+    if vectors is None:
+        raise ValueError("There is no cell to embed.")
+    vectors[_without_genes(encoded, loaded)] = np.nan
+    return vectors
+
+
+def embed_genes_encoded(
+    encoded: EncodedCells,
+    loaded: LoadedModel,
+    *,
+    embedding_layer: int | None = None,
+    batch_size: int | None = None,
+    tokens_per_batch: int = 16_384,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Mean state of each gene over the cells that express it, float32, (n_genes, hidden_size), indexed by token; special tokens too."""
+    import pandas as pd
+
+    if not loaded.spec.gene_states:
+        raise ValueError(f"{loaded.spec.title} has no state for each gene.")
+    body = getattr(loaded.model, "base_model", loaded.model)
+    layer = body.config.embedding_layer if embedding_layer is None else embedding_layer
+    size = len(loaded.tokenizer)
+    sums: torch.Tensor | None = None
+    times = torch.zeros(size, dtype=torch.float64)
+    for rows, output in _forward(encoded, loaded, body, batch_size, tokens_per_batch, progress, output_hidden_states=True):
+        ids = encoded.columns["input_ids"]
+        assert isinstance(ids, Ragged)
+        tokens = ids.take(rows)
+        states = output.hidden_states[layer]
+        real = torch.from_numpy(np.arange(states.shape[1]) < tokens.lengths[:, None])
+        flat, index = states.double().cpu()[real], torch.from_numpy(tokens.values.astype(np.int64))
+        if sums is None:
+            sums = torch.zeros(size, flat.shape[1], dtype=torch.float64)
+        sums.index_add_(0, index, flat)
+        times.index_add_(0, index, torch.ones(len(index), dtype=torch.float64))
+    if sums is None:
+        raise ValueError("There is no cell to embed.")
+    seen = torch.nonzero(times).squeeze(1)
+    means = (sums[seen] / times[seen, None]).float().numpy()
+    return pd.DataFrame(means, index=pd.Index(loaded.tokenizer.convert_ids_to_tokens(seen.tolist()), name="gene"))
+
+
+def _forward(
+    encoded: EncodedCells,
+    loaded: LoadedModel,
+    body: torch.nn.Module,
+    batch_size: int | None,
+    tokens_per_batch: int,
+    progress: bool,
+    **asked: Any,
+) -> Iterator[tuple[NDArray[np.int64], Any]]:
+    """Run the encoder over all cells in evaluation mode, and leave the model in the mode it was in."""
+    columns = dict(loaded.tokenizer.scheme().columns)
+    training = body.training
+    body.eval()
+    bar = tqdm(total=len(encoded), unit="cell", desc="embed", disable=not progress, delay=1)
+    try:
+        with torch.inference_mode(), bar:
+            for rows, inputs in batches_by_length(
+                encoded, columns, batch_size=batch_size, tokens_per_batch=tokens_per_batch
+            ):
+                yield rows, body(**{name: values.to(body.device) for name, values in inputs.items()}, **asked)
+                bar.update(len(rows))
+    finally:
+        body.train(training)
+
+
+def _without_genes(encoded: EncodedCells, loaded: LoadedModel) -> NDArray[np.bool_]:
+    """Cells that hold special tokens only."""
+    before, after = loaded.tokenizer.scheme().surrounding_tokens
+    return encoded.lengths <= len(before) + len(after)
+
+
+def _align_genes(states: pd.DataFrame, adata: AnnData, loaded: LoadedModel, gene_column: str | None) -> NDArray[np.float32]:
+    """Lines of the AnnData's genes, NaN where there is none."""
+    from scfm_hf.cells import CellMatrix, choose_gene_column
+
+    vocabulary = loaded.tokenizer.vocabulary
+    column = gene_column or choose_gene_column(
+        adata, id_kind=vocabulary.id_kind, species=next(iter(vocabulary.species), None)
+    )
+    indices = loaded.tokenizer.mapper.map(CellMatrix(adata, gene_column=column).gene_names).indices
+    names = np.array(vocabulary.tokens, object)[indices]
+    aligned = states.reindex(names).to_numpy(np.float32, copy=True)
+    aligned[indices < 0] = np.nan
+    return aligned
