@@ -118,7 +118,9 @@ def _choose_bins(
     if ties != "random":
         raise ValueError(f'ties is "upper", "lower", "middle" or "random"; got {ties!r}.')
     if draws is None or cell_ids is None or len(cell_ids) != len(lower):
-        raise ValueError('Random bins need draws=, for instance CellDraws(seed), and one of cell_ids= a cell; or take ties="upper".')
+        raise ValueError(
+            'Random bins need draws=, for instance CellDraws(seed), and one of cell_ids= a cell; or take ties="upper".'
+        )
     rows = [draws.cell(cell_id).uniform(n) for cell_id, n in zip(cell_ids, lower.lengths.tolist(), strict=True)]
     uniform = np.concatenate(rows) if rows else np.empty(0)
     return np.ceil(uniform * (lower.values - upper) + upper).astype(np.int64)
@@ -159,7 +161,9 @@ def _bin_ends(
     return lower, upper, edges
 
 
-def _sort_rows(values: NDArray[np.float32], offsets: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _sort_rows(
+    values: NDArray[np.float32], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Sort each row; also the position that each sorted value had.
 
     One integer holds a float32, its bits turned so that they sort like the number, and its position: sorting integers is faster than an
@@ -176,7 +180,9 @@ def _sort_rows(values: NDArray[np.float32], offsets: NDArray[np.int64]) -> tuple
     return values[positions], positions
 
 
-def _quantile_places(offsets: NDArray[np.int64], n_edges: int) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_]]:
+def _quantile_places(
+    offsets: NDArray[np.int64], n_edges: int
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_]]:
     """Where the edges lie among the sorted values of all cells: index before and fraction behind it, (n_filled, n_edges); rows filled."""
     lengths = np.diff(offsets)
     filled = lengths > 0
@@ -185,7 +191,9 @@ def _quantile_places(offsets: NDArray[np.int64], n_edges: int) -> tuple[NDArray[
     return offsets[:-1][filled, None] + whole.astype(np.int64), place - whole, filled
 
 
-def _interpolate(left: NDArray[np.float32], right: NDArray[np.float32], fraction: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolate(
+    left: NDArray[np.float32], right: NDArray[np.float32], fraction: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Linear interpolation with the rounding of ``numpy.quantile``: the difference in float32, the rest in float64 from the nearer end."""
     step = right - left
     return np.where(fraction < 0.5, left + step * fraction, right - step * (1 - fraction))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,7 +43,9 @@ class Stream(Protocol):
     def permutation(self, n: int) -> NDArray[np.int64]:
         """The numbers 0 .. n - 1 in random order, int64, (n,)."""
 
-    def choice(self, n: int, size: int, *, replace: bool = False, weights: ArrayLike | None = None) -> NDArray[np.int64]:
+    def choice(
+        self, n: int, size: int, *, replace: bool = False, weights: ArrayLike | None = None
+    ) -> NDArray[np.int64]:
         """``size`` of the numbers 0 .. n - 1, int64; ``weights``: their probabilities, (n,), summing to 1."""
 
 
@@ -111,7 +113,9 @@ class CellStream:
         """The numbers 0 .. n - 1 in random order, int64, (n,)."""
         return self.numpy.permutation(n)
 
-    def choice(self, n: int, size: int, *, replace: bool = False, weights: ArrayLike | None = None) -> NDArray[np.int64]:
+    def choice(
+        self, n: int, size: int, *, replace: bool = False, weights: ArrayLike | None = None
+    ) -> NDArray[np.int64]:
         """``size`` of the numbers 0 .. n - 1, int64; ``weights``: their probabilities, (n,), summing to 1."""
         return self.numpy.choice(n, size, replace=replace, p=None if weights is None else np.asarray(weights))
 
@@ -119,18 +123,24 @@ class CellStream:
 class SharedDraws:
     """One stream for all cells, as the global generators that the originals seed once: cells must come in their order, in one process.
 
-    NumPy's legacy generator (MT19937) gives ``uniform`` and ``choice``, torch's CPU generator ``permutation``, each with the numbers that
-    ``numpy.random.seed(seed)`` and ``torch.manual_seed(seed)`` would give.
+    NumPy's legacy generator (MT19937) and torch's CPU generator give the numbers that they give after ``numpy.random.seed(seed)`` and
+    ``torch.manual_seed(seed)``.
 
     Parameters
     ----------
     numpy_seed, torch_seed
-        Seeds of the two generators.
+        Seeds of the two generators; the second is the first if left out.
+    choice_by
+        Which generator :meth:`choice` draws from: ``"numpy"`` as ``numpy.random.choice``, ``"torch"`` the beginning of a
+        ``torch.randperm`` (only without replacement and weights).
     """
 
-    def __init__(self, numpy_seed: int = 0, torch_seed: int | None = None) -> None:
+    def __init__(
+        self, numpy_seed: int = 0, torch_seed: int | None = None, *, choice_by: Literal["numpy", "torch"] = "numpy"
+    ) -> None:
         self.numpy = np.random.RandomState(numpy_seed)
         self._torch_seed = numpy_seed if torch_seed is None else torch_seed
+        self._choice_by = choice_by
 
     @cached_property
     def torch(self) -> torch.Generator:
@@ -154,6 +164,12 @@ class SharedDraws:
 
         return torch.randperm(n, generator=self.torch).numpy()
 
-    def choice(self, n: int, size: int, *, replace: bool = False, weights: ArrayLike | None = None) -> NDArray[np.int64]:
-        """``size`` of the numbers 0 .. n - 1, as ``numpy.random.choice``."""
+    def choice(
+        self, n: int, size: int, *, replace: bool = False, weights: ArrayLike | None = None
+    ) -> NDArray[np.int64]:
+        """``size`` of the numbers 0 .. n - 1, as ``choice_by`` says."""
+        if self._choice_by == "torch":
+            if replace or weights is not None:
+                raise ValueError('A permutation of torch gives neither replacement nor weights; use choice_by="numpy".')
+            return self.permutation(n)[:size]
         return self.numpy.choice(n, size, replace=replace, p=None if weights is None else np.asarray(weights))

@@ -40,7 +40,9 @@ class Ragged:
         if self.values.ndim != 1 or offsets.ndim != 1:
             raise ValueError(f"Values and offsets are flat; got {self.values.ndim} and {offsets.ndim} dimensions.")
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(self.values) or (np.diff(offsets) < 0).any():
-            raise ValueError(f"Offsets must rise from 0 to the number of values, {len(self.values)}; got {offsets[:5]} ... {offsets[-1:]}.")
+            raise ValueError(
+                f"Offsets must rise from 0 to the number of values, {len(self.values)}; got {offsets[:5]} ... {offsets[-1:]}."
+            )
 
     @classmethod
     def from_lengths(cls, values: ArrayLike, lengths: ArrayLike) -> Ragged:
@@ -58,7 +60,9 @@ class Ragged:
     def concatenate(cls, parts: Iterable[Ragged]) -> Ragged:
         """The rows of all parts, in order."""
         parts = list(parts)
-        return cls.from_lengths(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
+        return cls.from_lengths(
+            np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -108,7 +112,9 @@ class Ragged:
         before, after = np.asarray(before, self.values.dtype), np.asarray(after, self.values.dtype)
         offsets = self.offsets + np.arange(len(self) + 1) * (len(before) + len(after))
         values = np.empty(offsets[-1], self.values.dtype)
-        values[np.arange(len(self.values)) + np.repeat(offsets[:-1] - self.offsets[:-1] + len(before), self.lengths)] = self.values
+        values[
+            np.arange(len(self.values)) + np.repeat(offsets[:-1] - self.offsets[:-1] + len(before), self.lengths)
+        ] = self.values
         values[offsets[:-1, None] + np.arange(len(before))] = before
         values[offsets[1:, None] - len(after) + np.arange(len(after))] = after
         return Ragged(values, offsets)
@@ -135,7 +141,9 @@ class Ragged:
         longest = int(self.lengths.max(initial=0))
         length = longest if length is None else length
         if longest > length:
-            raise ValueError(f"A row has {longest} values, more than the padded length {length}. Cut the rows with head({length}) first.")
+            raise ValueError(
+                f"A row has {longest} values, more than the padded length {length}. Cut the rows with head({length}) first."
+            )
         padded = np.full((len(self), length), value, self.values.dtype)
         padded[np.arange(length) < self.lengths[:, None]] = self.values
         return padded

@@ -105,7 +105,9 @@ def rank_genes(
         block *= factors[counts.indices[span]]
         if not block.min(initial=0.0) >= 0.0:
             wrong = int(np.searchsorted(starts, np.flatnonzero(~(block >= 0.0))[0], side="right")) - 1 + first
-            raise ExpressionError(f"Negative values or NaN among the counts (first: row {wrong}). Ranks need the raw counts.")
+            raise ExpressionError(
+                f"Negative values or NaN among the counts (first: row {wrong}). Ranks need the raw counts."
+            )
         picked, kept = rank_cells(block, counts.indices[span], starts, limit)
         order.append(counts.indices[span][picked])
         scores.append(block[picked])
@@ -140,7 +142,9 @@ def _rank_stably(
     np.invert(keys, out=keys)
     keys &= ~low
     keys |= np.arange(len(scores), dtype=np.uint64)
-    ends = starts[:-1] + np.add.reduceat(np.append(scores > 0, False), starts[:-1], dtype=np.int64) * (np.diff(starts) > 0)
+    ends = starts[:-1] + np.add.reduceat(np.append(scores > 0, False), starts[:-1], dtype=np.int64) * (
+        np.diff(starts) > 0
+    )
     pieces, lengths = [], []
     for start, stop, end in zip(starts[:-1].tolist(), starts[1:].tolist(), ends.tolist(), strict=True):
         cell = keys[start:stop]
