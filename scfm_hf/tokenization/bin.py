@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +53,9 @@ def bin_values(
 ) -> BinnedValues:
     """Put each cell's non-zero values into bins that hold equally many of them.
 
-    The edges are the ``n_bins - 1`` evenly spaced quantiles (linear interpolation, as ``numpy.quantile`` of float32 values) of the cell's
-    non-zero values. A value between two edges has one bin. One that several edges are equal to, as the low counts of a cell are, may take
-    any bin between them; ``ties`` says which.
+    The edges are the ``n_bins - 1`` evenly spaced quantiles (linear interpolation, as ``numpy.quantile`` of float32
+    values) of the cell's non-zero values. A value between two edges has one bin. One that several edges are equal to,
+    as the low counts of a cell are, may take any bin between them; ``ties`` says which.
 
     Parameters
     ----------
@@ -73,7 +73,8 @@ def bin_values(
     Raises
     ------
     ValueError
-        If there are fewer than two bins, or random bins are asked for without ``draws`` and ``cell_ids``.
+        If there are fewer than two bins, ``ties`` is none of the four, or random bins are asked for without ``draws``
+        and ``cell_ids``.
 
     References
     ----------
@@ -81,6 +82,8 @@ def bin_values(
     """
     if n_bins < 2:
         raise ValueError(f"There must be a bin for the zeros and at least one other; got n_bins={n_bins}.")
+    if ties not in get_args(Ties):
+        raise ValueError(f"ties is one of {', '.join(map(repr, get_args(Ties)))}; got {ties!r}.")
     row = values.values.astype(np.float32)
     expressed = row != 0
     if expressed.all():
@@ -108,15 +111,10 @@ def bin_values(
 def _choose_bins(
     lower: Ragged, upper: NDArray[np.int64], ties: Ties, draws: Draws | None, cell_ids: Sequence[str | int] | None
 ) -> NDArray[np.int64]:
-    if ties == "upper":
-        return upper
     lowest = np.minimum(lower.values + 1, upper)
-    if ties == "lower":
-        return lowest
-    if ties == "middle":
-        return (lowest + upper) // 2
-    if ties != "random":
-        raise ValueError(f'ties is "upper", "lower", "middle" or "random"; got {ties!r}.')
+    fixed = {"upper": upper, "lower": lowest, "middle": (lowest + upper) // 2}
+    if ties in fixed:
+        return fixed[ties]
     if draws is None or cell_ids is None or len(cell_ids) != len(lower):
         raise ValueError(
             'Random bins need draws=, for instance CellDraws(seed), and one of cell_ids= a cell; or take ties="upper".'
@@ -131,8 +129,9 @@ def _bin_ends(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Lower and upper end of each value, (n_values,), and the edges, for all cells at once.
 
-    Once a cell's values are sorted, its edges are too, and each edge lies at or between two neighbouring values. So the number of edges
-    below a value (lower end) and not above it (upper end) are running sums of the edges' places among the values: no search is needed.
+    Once a cell's values are sorted, its edges are too, and each edge lies at or between two neighbouring values. So the
+    number of edges below a value (lower end) and not above it (upper end) are running sums of the edges' places among
+    the values: no search is needed.
     """
     offsets = offsets - offsets[0]
     ordered, positions = _sort_rows(values, offsets)
@@ -166,8 +165,8 @@ def _sort_rows(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Sort each row; also the position that each sorted value had.
 
-    One integer holds a float32, its bits turned so that they sort like the number, and its position: sorting integers is faster than an
-    argsort, and exact.
+    One integer holds a float32, its bits turned so that they sort like the number, and its position: sorting integers
+    is faster than an argsort, and exact.
     """
     bits = values.view(np.uint32)
     negative = bits >> np.uint32(31) == 1
@@ -183,17 +182,15 @@ def _sort_rows(
 def _quantile_places(
     offsets: NDArray[np.int64], n_edges: int
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_]]:
-    """Where the edges lie among the sorted values of all cells: index before and fraction behind it, (n_filled, n_edges); rows filled."""
-    lengths = np.diff(offsets)
-    filled = lengths > 0
-    place = (lengths[filled, None] - 1) * np.linspace(0, 1, n_edges)
-    whole = np.floor(place)
-    return offsets[:-1][filled, None] + whole.astype(np.int64), place - whole, filled
+    """Where the edges lie among the sorted values of all cells: index before and fraction behind it, (n_filled,
+    n_edges); rows filled.""" lengths = np.diff(offsets) filled = lengths > 0 place = (lengths[filled, None] - 1) *
+    np.linspace(0, 1, n_edges) whole = np.floor(place) return offsets[:-1][filled, None] + whole.astype(np.int64), place
+    - whole, filled
 
 
 def _interpolate(
     left: NDArray[np.float32], right: NDArray[np.float32], fraction: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Linear interpolation with the rounding of ``numpy.quantile``: the difference in float32, the rest in float64 from the nearer end."""
-    step = right - left
-    return np.where(fraction < 0.5, left + step * fraction, right - step * (1 - fraction))
+    """Linear interpolation with the rounding of ``numpy.quantile``: the difference in float32, the rest in float64 from
+    the nearer end.""" step = right - left return np.where(fraction < 0.5, left + step * fraction, right - step * (1 -
+    fraction))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
 from scfm_hf.tokenization.bin import Ties, bin_values
-from scfm_hf.tokenization.draws import Draws
 from scfm_hf.tokenization.ragged import Ragged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+    from scipy.sparse import csr_array
+
+    from scfm_hf.tokenization.draws import Draws
 
 #: Which genes of a cell are kept when it has too many.
 Selection = Literal["random", "highest", "first"]
@@ -56,8 +60,8 @@ def binned_tokens(
 ) -> BinnedTokens:
     """Make a token with a binned value of each gene of a cell, in the order of the columns.
 
-    scGPT's two paths are settings of this function. Zero-shot embedding and pretraining: raw counts, ``cls_value=-2``. Fine-tuning:
-    ``target_sum=1e4, log1p=True, cls_value=0``, and often ``include_zero_genes=True``.
+    scGPT's two paths are settings of this function. Zero-shot embedding and pretraining: raw counts, ``cls_value=-2``.
+    Fine-tuning: ``target_sum=1e4, log1p=True, cls_value=0``, and often ``include_zero_genes=True``.
 
     Parameters
     ----------
@@ -72,14 +76,15 @@ def binned_tokens(
     log1p
         Take log(1 + x) after that.
     n_bins, ties
-        As in :func:`bin_values`; the bins are those of all non-zero genes of the cell, also of genes that are not selected.
+        As in :func:`bin_values`; the bins are those of all non-zero genes of the cell, also of genes that are not
+        selected.
     include_zero_genes
         Make tokens of genes without a count too, with value 0.
     max_length
         Most tokens a cell, the first one included; None for no limit.
     selection
-        Which genes stay in a longer cell: ``"random"``, in random order; ``"highest"``, those of highest expression (the first of equal
-        ones), or ``"first"``, both in the order of the columns.
+        Which genes stay in a longer cell: ``"random"``, in random order; ``"highest"``, those of highest expression
+        (the first of equal ones), or ``"first"``, both in the order of the columns.
     draws, selection_draws
         Where random bins, and random genes, are drawn from.
     cell_ids
@@ -151,8 +156,8 @@ def _select(
             kept = np.sort(np.argsort(-expression.row(row), kind="stable")[:limit])
         elif draws is None or cell_ids is None:
             raise ValueError(
-                f"Cell {row} has {length} genes, more than fit; a random selection needs selection_draws=, for instance "
-                'CellDraws(seed), and one of cell_ids= a cell. Or take selection="highest" or "first".'
+                f"Cell {row} has {length} genes, more than fit; a random selection needs selection_draws=, for "
+                'instance CellDraws(seed), and one of cell_ids= a cell. Or take selection="highest" or "first".'
             )
         else:
             kept = draws.cell(cell_ids[row]).choice(length, limit)

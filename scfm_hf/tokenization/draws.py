@@ -8,9 +8,9 @@ A step that samples takes a :class:`Draws` and asks it for the stream of each ce
     stream.choice(n, size)        # size of them, without replacement
     stream.numpy, stream.torch    # the generators themselves, for any other distribution
 
-By default (:class:`CellDraws`) a cell's stream depends on the seed and the cell's id alone, so its result does not change with its
-neighbours, the batch size, the order of cells or the number of workers. :class:`SharedDraws` is what the original codes have: one stream
-that all cells draw from in turn.
+By default (:class:`CellDraws`) a cell's stream depends on the seed and the cell's id alone, so its result does not
+change with its neighbours, the batch size, the order of cells or the number of workers. :class:`SharedDraws` is what
+the original codes have: one stream that all cells draw from in turn.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import ArrayLike, NDArray
 
 
 class Stream(Protocol):
@@ -35,7 +35,7 @@ class Stream(Protocol):
 
     @property
     def torch(self) -> torch.Generator:
-        """torch's CPU generator behind the stream."""
+        """The CPU generator of torch behind the stream."""
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """Numbers in [0, 1), float64, (size,)."""
@@ -64,7 +64,8 @@ class CellDraws:
     seed
         Any whole number.
     step
-        Name of what is drawn, so that two steps with one seed do not share numbers; an epoch may be part of it (``"mask/3"``).
+        Name of what is drawn, so that two steps with one seed do not share numbers; an epoch may be part of it
+        (``"mask/3"``).
     """
 
     def __init__(self, seed: int = 0, *, step: str = "") -> None:
@@ -100,7 +101,7 @@ class CellStream:
 
     @cached_property
     def torch(self) -> torch.Generator:
-        """torch's CPU generator of the same key, independent of how far :attr:`numpy` has gone."""
+        """The CPU generator of torch from the same key, independent of how far :attr:`numpy` has gone."""
         import torch
 
         return torch.Generator().manual_seed(self._key >> 65)
@@ -121,18 +122,19 @@ class CellStream:
 
 
 class SharedDraws:
-    """One stream for all cells, as the global generators that the originals seed once: cells must come in their order, in one process.
+    """One stream for all cells, as the global generators that the originals seed once: cells must come in their order,
+    in one process.
 
-    NumPy's legacy generator (MT19937) and torch's CPU generator give the numbers that they give after ``numpy.random.seed(seed)`` and
-    ``torch.manual_seed(seed)``.
+    NumPy's legacy generator (MT19937) and torch's CPU generator give the numbers that they give after
+    ``numpy.random.seed(seed)`` and ``torch.manual_seed(seed)``.
 
     Parameters
     ----------
     numpy_seed, torch_seed
         Seeds of the two generators; the second is the first if left out.
     choice_by
-        Which generator :meth:`choice` draws from: ``"numpy"`` as ``numpy.random.choice``, ``"torch"`` the beginning of a
-        ``torch.randperm`` (only without replacement and weights).
+        Which generator :meth:`choice` draws from: ``"numpy"`` as ``numpy.random.choice``, ``"torch"`` the beginning of
+        a ``torch.randperm`` (only without replacement and weights).
     """
 
     def __init__(
@@ -144,7 +146,7 @@ class SharedDraws:
 
     @cached_property
     def torch(self) -> torch.Generator:
-        """torch's CPU generator behind the stream."""
+        """The CPU generator of torch behind the stream."""
         import torch
 
         return torch.Generator().manual_seed(self._torch_seed)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     import pyarrow
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Ragged:
             raise ValueError(f"Values and offsets are flat; got {self.values.ndim} and {offsets.ndim} dimensions.")
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(self.values) or (np.diff(offsets) < 0).any():
             raise ValueError(
-                f"Offsets must rise from 0 to the number of values, {len(self.values)}; got {offsets[:5]} ... {offsets[-1:]}."
+                f"Offsets must rise from 0 to the number of values, {len(self.values)}; got {offsets[:5]}..."
             )
 
     @classmethod
@@ -142,7 +143,7 @@ class Ragged:
         length = longest if length is None else length
         if longest > length:
             raise ValueError(
-                f"A row has {longest} values, more than the padded length {length}. Cut the rows with head({length}) first."
+                f"A row has {longest} values, more than the padded length {length}. Cut the rows first: head({length})."
             )
         padded = np.full((len(self), length), value, self.values.dtype)
         padded[np.arange(length) < self.lengths[:, None]] = self.values

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
 from scfm_hf.errors import ExpressionError
 from scfm_hf.tokenization.ragged import Ragged, row_blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from scipy.sparse import csr_array
 
 #: Values scored at a time: their scores, keys and positions stay in the processor's cache.
 _CHUNK = 1 << 16
@@ -50,8 +52,8 @@ def rank_genes(
 ) -> RankedGenes:
     """Order each cell's expressed genes by scaled expression, highest first.
 
-    The score is ``x * (1 / total) * target_sum * (1 / statistic)`` in float64, in this order, as in the original: two scores are equal
-    here if and only if they are there. A gene is ranked if its score is above 0.
+    The score is ``x * (1 / total) * target_sum * (1 / statistic)`` in float64, in this order, as in the original: two
+    scores are equal here if and only if they are there. A gene is ranked if its score is above 0.
 
     Parameters
     ----------
@@ -60,18 +62,19 @@ def rank_genes(
     totals
         Total count of each cell over all genes that were measured, (n_cells,).
     statistics
-        What each gene is divided by (Geneformer: its non-zero median over the pretraining corpus), (n_vocabulary,); NaN where there is
-        none: the gene is left out.
+        What each gene is divided by (Geneformer: its non-zero median over the pretraining corpus), (n_vocabulary,); NaN
+        where there is none: the gene is left out.
     gene_ids
-        Vocabulary id of each column, -1 where the vocabulary lacks it, (n_columns,). None: the columns are the vocabulary.
+        Vocabulary id of each column, -1 where the vocabulary lacks it, (n_columns,). None: the columns are the
+        vocabulary.
     max_genes
         Genes kept a cell, None for all.
     target_sum
         Total that every cell is scaled to.
     ties
-        ``"stable"``: equal scores keep the order of the columns, so the result does not depend on the order within a row, nor (with
-        columns in the order of the vocabulary) on the order of the file. ``"unstable"``: what NumPy's default sort gives on this
-        processor, as the original.
+        ``"stable"``: equal scores keep the order of the columns, so the result does not depend on the order within a
+        row, nor (with columns in the order of the vocabulary) on the order of the file. ``"unstable"``: what NumPy's
+        default sort gives on this processor, as the original.
 
     Raises
     ------
@@ -132,10 +135,10 @@ def _rank_stably(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the ranked values, cell after cell, and their number in each cell.
 
-    Floats that are not negative sort like their bits. So one unsigned integer holds both a score (without its sign, inverted to sort
-    downwards) in its high bits and the position in its low bits, and sorting plain integers (SIMD in NumPy) gives the order; an argsort would take twice as
-    long. The bits of the score that make room for the position matter only among neighbours that agree in all others: those runs, ties
-    included, are put in order afterwards.
+    Floats that are not negative sort like their bits. So one unsigned integer holds both a score (without its sign,
+    inverted to sort downwards) in its high bits and the position in its low bits, and sorting plain integers (SIMD in
+    NumPy) gives the order; an argsort would take twice as long. The bits of the score that make room for the position
+    matter only among neighbours that agree in all others: those runs, ties included, are put in order afterwards.
     """
     low = np.uint64((1 << max(len(scores) - 1, 1).bit_length()) - 1)
     keys = scores.view(np.uint64) << np.uint64(1)
