@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scfm_hf.tokenization.draws import Draws
 from scfm_hf.tokenization.ragged import Ragged, row_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from scfm_hf.tokenization.draws import Draws
 
 #: Values binned at a time: they stay in the processor's cache.
 _CHUNK = 1 << 16
@@ -182,15 +186,21 @@ def _sort_rows(
 def _quantile_places(
     offsets: NDArray[np.int64], n_edges: int
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_]]:
-    """Where the edges lie among the sorted values of all cells: index before and fraction behind it, (n_filled,
-    n_edges); rows filled.""" lengths = np.diff(offsets) filled = lengths > 0 place = (lengths[filled, None] - 1) *
-    np.linspace(0, 1, n_edges) whole = np.floor(place) return offsets[:-1][filled, None] + whole.astype(np.int64), place
-    - whole, filled
+    """Where the edges lie among the sorted values of all cells.
+
+    Returns the index before each edge and the fraction of the way to the next, (n_filled, n_edges), and which rows are
+    filled, (n_rows,).
+    """
+    lengths = np.diff(offsets)
+    filled = lengths > 0
+    place = (lengths[filled, None] - 1) * np.linspace(0, 1, n_edges)
+    whole = np.floor(place)
+    return offsets[:-1][filled, None] + whole.astype(np.int64), place - whole, filled
 
 
 def _interpolate(
     left: NDArray[np.float32], right: NDArray[np.float32], fraction: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Linear interpolation with the rounding of ``numpy.quantile``: the difference in float32, the rest in float64 from
-    the nearer end.""" step = right - left return np.where(fraction < 0.5, left + step * fraction, right - step * (1 -
-    fraction))
+    """Interpolate as ``numpy.quantile`` rounds: the difference in float32, then in float64 from the nearer end."""
+    step = right - left
+    return np.where(fraction < 0.5, left + step * fraction, right - step * (1 - fraction))
