@@ -156,7 +156,7 @@ def _bin_ends(
     below = np.where(on_left, run_ends[run[previous]], np.where(on_right, run_ends[run[following]], following))
     up_to = np.where(on_left, run_ends[run[previous] + 1], np.where(on_right, run_ends[run[following] + 1], following))
 
-    before = (np.cumsum(filled) - filled).repeat(np.diff(offsets)) * n_edges
+    before = np.repeat(np.cumsum(filled) - 1, np.diff(offsets)) * n_edges
     upper_sorted = np.cumsum(np.bincount(below.ravel(), minlength=len(ordered) + 1))[: len(ordered)] - before
     lower_sorted = np.cumsum(np.bincount(up_to.ravel(), minlength=len(ordered) + 1))[: len(ordered)] - before
     lower, upper = np.empty_like(lower_sorted), np.empty_like(upper_sorted)

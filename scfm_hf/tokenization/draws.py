@@ -124,8 +124,8 @@ class CellStream:
 class SharedDraws:
     """One stream for all cells, as the global generators that the originals seed once.
 
-    Cells must come in their order, in one process. NumPy's legacy generator (MT19937) and torch's CPU generator give the numbers that they give after
-    ``numpy.random.seed(seed)`` and ``torch.manual_seed(seed)``.
+    Cells must come in their order, in one process. NumPy's legacy generator (MT19937) and torch's CPU generator give
+    the numbers that they give after ``numpy.random.seed(seed)`` and ``torch.manual_seed(seed)``.
 
     Parameters
     ----------
