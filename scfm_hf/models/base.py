@@ -21,15 +21,19 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from scfm_hf.errors import CheckpointError
 from scfm_hf.models.configuration import CellConfig
+from scfm_hf.models.side_tables import SideTable
 
 logger = logging.get_logger(__name__)
 
 #: Arguments of ``from_pretrained`` by which a caller asks for another number of labels than the checkpoint has.
 _RESIZES_THE_HEAD = frozenset({"num_labels", "id2label", "label2id"})
+
+#: Arguments of ``from_pretrained`` that say where and how to fetch a file.
+_OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class CellPreTrainedModel(PreTrainedModel):
@@ -105,6 +109,8 @@ class CellPreTrainedModel(PreTrainedModel):
                 "fetch or convert it again."
             ) from error
         model._refuse_incomplete(info, where=str(pretrained_model_name_or_path), resized=resized)
+        if pretrained_model_name_or_path is not None:
+            model._open_side_tables(str(pretrained_model_name_or_path), kwargs)
         return (model, info) if output_loading_info else model
 
     def _refuse_incomplete(self, info: dict[str, Any], *, where: str, resized: bool) -> None:
@@ -143,11 +149,23 @@ class CellPreTrainedModel(PreTrainedModel):
                 f"{type(self).__name__}: {', '.join(sorted(fresh))} not in {where}, or of another size: it starts fresh and must be trained."
             )
 
+    def _open_side_tables(self, source: str, options: dict[str, Any]) -> None:
+        """Open the tables that lie beside the weights, in a folder or on a hub."""
+        for table in (module for module in self.modules() if isinstance(module, SideTable)):
+            asked = {name: options[name] for name in _OF_THE_HUB if name in options}
+            if getattr(self.config, "_commit_hash", None):
+                asked["revision"] = self.config._commit_hash
+            found = cached_file(source, table.file_name, _raise_exceptions_for_missing_entries=False, **asked)
+            table.open(Path(found or Path(source) / table.file_name))
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save as transformers does; the files then have the mode that the umask gives to any file."""
         super().save_pretrained(save_directory, **kwargs)
-        if Path(save_directory).is_dir():
-            give_usual_modes(Path(save_directory))
+        folder = Path(save_directory)
+        if folder.is_dir():
+            for table in (module for module in self.modules() if isinstance(module, SideTable)):
+                table.save(folder)
+            give_usual_modes(folder)
 
     @contextmanager
     def eager_while(self, asked: bool) -> Iterator[None]:

@@ -1,0 +1,125 @@
+"""Big frozen tables beside a model: mapped into memory, read a few rows at a time, never part of the weights.
+
+Protein embeddings of 145,469 genes are 3 GB. They do not train, and a batch of cells needs a few thousand rows, so they live in a
+safetensors file of their own, from which only those rows are read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from scfm_hf.errors import CheckpointError
+
+#: NumPy types of the number formats that such a table may have in its file.
+_TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+
+class SideTable(nn.Module):
+    """Rows of numbers by id; a module without parameters, so that no optimiser, adapter or weights file ever sees it.
+
+    ``save_pretrained`` and ``from_pretrained`` of a model write and open the tables that they find among its modules.
+
+    Parameters
+    ----------
+    file_name
+        Name of the file beside the model's weights.
+    n_rows, n_columns
+        Shape of the table.
+    """
+
+    def __init__(self, file_name: str, n_rows: int, n_columns: int) -> None:
+        super().__init__()
+        self.file_name, self.n_rows, self.n_columns = file_name, n_rows, n_columns
+        self._rows: NDArray[Any] | None = None
+        self._path: Path | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows of these ids, float32, (*ids.shape, n_columns); each distinct row is read once.
+
+        Raises
+        ------
+        CheckpointError
+            If the table was neither filled nor opened.
+        """
+        if self._rows is None:
+            raise CheckpointError(f"The table {self.file_name} is not there: load the model with from_pretrained, or fill the table.")
+        unique, position = torch.unique(ids, return_inverse=True)
+        rows = np.asarray(self._rows[unique.cpu().numpy()], np.float32)
+        return torch.from_numpy(rows).to(ids.device)[position]
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether there is anything to read."""
+        return self._rows is not None
+
+    def set_rows(self, rows: NDArray[Any] | Tensor) -> None:
+        """Hold these rows in memory, (n_rows, n_columns).
+
+        Raises
+        ------
+        CheckpointError
+            If the shape is another.
+        """
+        rows = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        self._check(rows.shape, "The rows")
+        self._rows, self._path = rows, None
+
+    def open(self, path: Path) -> None:
+        """Map the table of a safetensors file into memory; nothing is read yet.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, damaged, or holds a table of another shape.
+        """
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing: this model needs its table of {self.n_rows:,} rows beside the weights. Fetch the whole folder again."
+            )
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= 1_000_000:
+                raise CheckpointError(f"{path} is no safetensors file.")
+            entry = json.loads(file.read(length)).get("rows")
+        if entry is None or entry["dtype"] not in _TYPES:
+            raise CheckpointError(f"{path} holds no floating-point table named 'rows'.")
+        self._check(tuple(entry["shape"]), str(path))
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if path.stat().st_size < end:
+            raise CheckpointError(f"{path} is truncated: {end:,} bytes are due, {path.stat().st_size:,} are there. Fetch it again.")
+        self._rows = np.memmap(path, _TYPES[entry["dtype"]], "r", begin, tuple(entry["shape"]))
+        self._path = path
+
+    def save(self, folder: Path) -> None:
+        """Write the table into a folder, whole or not at all."""
+        if self._rows is None:
+            return
+        target = folder / self.file_name
+        if self._path is not None and target.exists() and target.samefile(self._path):
+            return
+        beside = target.with_name(f".{target.name}.part")
+        try:
+            if self._path is not None:
+                shutil.copyfile(self._path, beside)
+            else:
+                save_file({"rows": np.ascontiguousarray(self._rows)}, beside)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def extra_repr(self) -> str:
+        """Shape and file, for ``print(model)``."""
+        return f"{self.n_rows}, {self.n_columns}, file_name={self.file_name!r}"
+
+    def _check(self, shape: tuple[int, ...], what: str) -> None:
+        if tuple(shape) != (self.n_rows, self.n_columns):
+            raise CheckpointError(f"{what}: shape {tuple(shape)}, but the model's table is {(self.n_rows, self.n_columns)}.")
