@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, hf_hub_download, snapshot_download
+from hub_server import HubServer, Reply, Request, StoredFile
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    HfFileSystem,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     BadRequestError,
     GatedRepoError,
@@ -14,8 +22,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-
-from hub_server import HubServer, Reply, Request, StoredFile
 
 pytestmark = pytest.mark.hub
 
@@ -30,7 +36,10 @@ def repository(hub: HubServer, repo_id: str) -> str:
     OWNER.create_repo(repo_id)
     OWNER.create_commit(
         repo_id,
-        [CommitOperationAdd("config.json", b"{}"), CommitOperationAdd("weights/model.safetensors", b"0123456789" * 100)],
+        [
+            CommitOperationAdd("config.json", b"{}"),
+            CommitOperationAdd("weights/model.safetensors", b"0123456789" * 100),
+        ],
         commit_message="Add files",
     )
     return repo_id
@@ -49,7 +58,9 @@ def test_only_changed_files_make_a_commit(repository: str, hub: HubServer) -> No
 
 
 def test_files_and_folders_can_be_deleted(repository: str) -> None:
-    OWNER.create_commit(repository, [CommitOperationDelete("weights/"), CommitOperationDelete("config.json")], commit_message="Clear")
+    OWNER.create_commit(
+        repository, [CommitOperationDelete("weights/"), CommitOperationDelete("config.json")], commit_message="Clear"
+    )
     assert OWNER.list_repo_files(repository) == [".gitattributes"]
 
 
@@ -91,18 +102,24 @@ def test_commit_on_an_old_parent_is_refused(repository: str) -> None:
     parent = OWNER.model_info(repository).sha
     OWNER.create_commit(repository, [CommitOperationAdd("a.txt", b"a")], commit_message="First", parent_commit=parent)
     with pytest.raises(HfHubHTTPError) as refused:
-        OWNER.create_commit(repository, [CommitOperationAdd("b.txt", b"b")], commit_message="Second", parent_commit=parent)
+        OWNER.create_commit(
+            repository, [CommitOperationAdd("b.txt", b"b")], commit_message="Second", parent_commit=parent
+        )
     assert refused.value.response.status_code == 412
     assert [commit.title for commit in OWNER.list_repo_commits(repository)] == ["First", "Add files", "initial commit"]
 
 
 def test_part_of_a_file_can_be_read(repository: str, hub: HubServer) -> None:
-    with HfFileSystem(token="hf_owner", skip_instance_cache=True).open(f"{repository}/weights/model.safetensors", block_size=16) as file:
+    with HfFileSystem(token="hf_owner", skip_instance_cache=True).open(
+        f"{repository}/weights/model.safetensors", block_size=16
+    ) as file:
         file.seek(203)
         assert file.read(4) == b"3456"
 
 
-def test_broken_download_goes_on_where_it_stopped(repository: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_download_goes_on_where_it_stopped(
+    repository: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
     content = b"0123456789" * 100
     asked: list[str | None] = []

@@ -3,8 +3,8 @@
 ``repositories`` is what a hub keeps, ``protocol`` what it answers, ``server`` the socket, ``fixtures`` what tests use.
 """
 
-from .protocol import Reply, Request
-from .repositories import HubState, Repository, StoredFile
-from .server import HubServer
+from hub_server.protocol import Reply, Request
+from hub_server.repositories import HubState, Repository, StoredFile
+from hub_server.server import HubServer
 
 __all__ = ["HubServer", "HubState", "Reply", "Repository", "Request", "StoredFile"]

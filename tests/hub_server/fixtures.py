@@ -1,7 +1,7 @@
 """A pytest plugin: every test run talks to a hub on loopback, and never to another one.
 
-``huggingface_hub`` reads its environment once, when it is imported. This plugin is therefore to be loaded before any test
-module is (``pytest_plugins`` in the top conftest): it starts the hub and points the environment to it right away.
+``huggingface_hub`` reads its environment once, when it is imported. This plugin is therefore to be loaded before any
+test module is (``pytest_plugins`` in the top conftest): it starts the hub and points the environment to it right away.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .server import HubServer
+from hub_server.server import HubServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _CACHE = tempfile.TemporaryDirectory(prefix="scfm-hub-cache-")
 _HUB = HubServer().start()
@@ -35,10 +37,19 @@ ENVIRONMENT = {
     "no_proxy": "127.0.0.1,localhost",
 }
 
-for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"):
+for _name in (
+    "HF_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_TOKEN_PATH",
+    "HUGGING_FACE_HUB_TOKEN",
+):
     os.environ.pop(_name, None)
 if "huggingface_hub" in sys.modules:
-    raise pytest.UsageError("hub_server.fixtures must be loaded before huggingface_hub is imported: see its documentation.")
+    raise pytest.UsageError(
+        "hub_server.fixtures must be loaded before huggingface_hub is imported: see its documentation."
+    )
 os.environ.update(ENVIRONMENT)
 
 
@@ -64,8 +75,8 @@ RunPython = Callable[..., Any]
 def run_python(tmp_path: Path) -> RunPython:
     """Run Python code in a fresh process with an empty cache, and return what it prints last, read as JSON.
 
-    ``run_python(code, argument, ..., NAME=value)``: arguments are ``sys.argv[1:]``, names go into the environment; a value of
-    None takes a variable away, and ``HF_HOME=`` shares a cache between calls.
+    ``run_python(code, argument, ..., NAME=value)``: arguments are ``sys.argv[1:]``, names go into the environment; a
+    value of None takes a variable away, and ``HF_HOME=`` shares a cache between calls.
     """
 
     def run(code: str, *arguments: object, **environment: str | None) -> Any:

@@ -1,7 +1,8 @@
 """What a hub answers: the part of the Hugging Face hub's HTTP interface that its Python clients use.
 
-A request names a repository by kind and name and a revision; every refusal carries the ``X-Error-Code`` from which the client
-makes its exception (``RepositoryNotFoundError``, ``GatedRepoError``, ``RevisionNotFoundError``, ``EntryNotFoundError``).
+A request names a repository by kind and name, and a revision; a refusal carries the ``X-Error-Code`` from which the
+client makes its exception (``RepositoryNotFoundError``, ``GatedRepoError``, ``RevisionNotFoundError``,
+``EntryNotFoundError``).
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .repositories import Commit, HubState, Repository, StoredFile, is_large
+from hub_server.repositories import Commit, HubState, Repository, StoredFile, is_large
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ class HubProtocol:
     url
         Where the hub is reached; absolute links in answers start with it.
     storage_url
-        Where large files are reached. Another host than the hub's, as in reality: the client reads what it must know of a large
-        file from the redirect itself only where that leaves the hub.
+        Where large files are reached. Another host than the hub's, as in reality: the client reads what it must know of
+        a large file from the redirect itself only where that leaves the hub.
     """
 
     def __init__(self, state: HubState, url: str, storage_url: str) -> None:
@@ -190,16 +193,24 @@ class HubProtocol:
         if user is None:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "Invalid username or password.")
         if name.split("/")[0] != user:
-            raise Refusal(HTTPStatus.FORBIDDEN, f"You don't have the rights to create a model under the namespace {name.split('/')[0]!r}")
+            raise Refusal(
+                HTTPStatus.FORBIDDEN,
+                f"You don't have the rights to create a model under the namespace {name.split('/')[0]!r}",
+            )
         described = {"url": f"{self.url}/{'datasets/' if kind == 'dataset' else ''}{name}", "id": name, "name": name}
         if (kind, name) in self.state.repositories:
-            return answer_json({"error": "You already created this model repo", **described}, status=HTTPStatus.CONFLICT)
+            return answer_json(
+                {"error": "You already created this model repo", **described}, status=HTTPStatus.CONFLICT
+            )
         self.state.create(name, kind=kind, private=wanted.get("visibility") == "private")
         return answer_json(described)
 
     def delete(self, request: Request) -> Reply:
         wanted = request.json()
-        kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or self.user(request)}/{wanted['name']}"
+        kind, name = (
+            wanted.get("type") or "model",
+            f"{wanted.get('organization') or self.user(request)}/{wanted['name']}",
+        )
         self.target(request, kind, name).require_writer()
         del self.state.repositories[kind, name]
         return Reply()
@@ -224,7 +235,9 @@ class HubProtocol:
             named = target.repository.named(kind)
             return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid} for name, oid in named.items()]
 
-        return answer_json({"branches": listed("heads"), "tags": listed("tags"), "pullRequests": listed("pr"), "converts": []})
+        return answer_json(
+            {"branches": listed("heads"), "tags": listed("tags"), "pullRequests": listed("pr"), "converts": []}
+        )
 
     def commits(self, request: Request, target: Target, revision: str) -> Reply:
         history = [target.repository.commits[oid] for oid in target.at(revision).history]
@@ -239,7 +252,9 @@ class HubProtocol:
         target.require_writer()
         if branch.startswith("refs/"):
             raise Refusal(HTTPStatus.BAD_REQUEST, f"Invalid reference for a branch: {branch}")
-        return self.add_reference(target, f"refs/heads/{branch}", target.at(request.json().get("startingPoint", "main")))
+        return self.add_reference(
+            target, f"refs/heads/{branch}", target.at(request.json().get("startingPoint", "main"))
+        )
 
     def create_tag(self, request: Request, target: Target, revision: str) -> Reply:
         target.require_writer()
@@ -339,7 +354,12 @@ class HubProtocol:
             parts = path.removeprefix(prefix).split("/")
             for depth in range(1, len(parts) if recursive else min(2, len(parts))):
                 below = prefix + "/".join(parts[:depth])
-                listed[below] = {"type": "directory", "path": below, "oid": StoredFile(below.encode(), large=False).oid, "size": 0}
+                listed[below] = {
+                    "type": "directory",
+                    "path": below,
+                    "oid": StoredFile(below.encode(), large=False).oid,
+                    "size": 0,
+                }
             if recursive or len(parts) == 1:
                 listed[path] = describe_file(path, file)
         if prefix and not listed:
@@ -361,7 +381,10 @@ class HubProtocol:
         if not stored.large:
             return ranged(request, stored.content, headers)
         linked = {"X-Linked-Etag": f'"{stored.oid}"', "X-Linked-Size": str(len(stored.content))}
-        return Reply(status=HTTPStatus.FOUND, headers=headers | linked | {"Location": f"{self.storage_url}/large-files/{stored.oid}"})
+        return Reply(
+            status=HTTPStatus.FOUND,
+            headers=headers | linked | {"Location": f"{self.storage_url}/large-files/{stored.oid}"},
+        )
 
     def fetch_large_file(self, request: Request, oid: str) -> Reply:
         """Content of a large file; as on the hub, knowing the link is enough."""
@@ -387,5 +410,9 @@ def ranged(request: Request, content: bytes, headers: Mapping[str, str]) -> Repl
     if first > last:
         status, part, shown = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", f"bytes */{len(content)}"
     else:
-        status, part, shown = HTTPStatus.PARTIAL_CONTENT, content[first : last + 1], f"bytes {first}-{last}/{len(content)}"
+        status, part, shown = (
+            HTTPStatus.PARTIAL_CONTENT,
+            content[first : last + 1],
+            f"bytes {first}-{last}/{len(content)}",
+        )
     return Reply(part, status, headers | {"Content-Range": shown})

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Files that the hub stores outside git, by name; the client asks for each file which way it goes.
 LARGE_FILES = ("*.safetensors", "*.bin", "*.parquet", "*.arrow", "*.h5ad", "*.pt")
@@ -59,7 +62,10 @@ class Repository:
     _counter: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.commit({".gitattributes": StoredFile(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", large=False)}, "initial commit")
+        self.commit(
+            {".gitattributes": StoredFile(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", large=False)},
+            "initial commit",
+        )
 
     @property
     def owner(self) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from .protocol import HubProtocol, Reply, Request
-from .repositories import HubState
+from hub_server.protocol import HubProtocol, Reply, Request
+from hub_server.repositories import HubState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
 
 #: Token to user. The owner may do everything under ``owner/``; the guest is somebody else with an account.
 USERS = {"hf_owner": "owner", "hf_guest": "guest"}
@@ -31,7 +33,7 @@ class HubServer:
     log
         (method, path) of each request, in order.
     intercept
-        Called with each request before it is answered; a Reply that it returns is sent instead. For trouble of all kinds.
+        Called with each request before it is answered; a Reply that it returns is sent instead. For trouble of any kind.
     """
 
     def __init__(self, users: Mapping[str, str] = USERS) -> None:
@@ -56,7 +58,9 @@ class HubServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()
 
     def answer(self, request: Request) -> Reply:
@@ -76,7 +80,9 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def answer(self) -> None:
             parts = urlsplit(self.path)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            reply = hub.answer(Request(self.command, parts.path, dict(parse_qsl(parts.query)), headers, self.read_body()))
+            reply = hub.answer(
+                Request(self.command, parts.path, dict(parse_qsl(parts.query)), headers, self.read_body())
+            )
             self.send_response(reply.status)
             for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                 self.send_header(name, value)
