@@ -40,7 +40,7 @@ def strip_version(name: str) -> str:
     >>> strip_version("ENSG00000141510.18"), strip_version("ENSG00000002586.20_PAR_Y"), strip_version("AC012345.1")
     ('ENSG00000141510', 'ENSG00000002586_PAR_Y', 'AC012345.1')
     """
-    found = _VERSIONED.fullmatch(name)
+    found = _VERSIONED.fullmatch(name) if "." in name else None
     return name if found is None else found[1] + (found[2] or "")
 
 

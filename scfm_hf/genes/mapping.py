@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ class MappingReport:
             columns = (f"{token} (columns {', '.join(map(str, where))})" for token, where in self.duplicates.items())
             text.append(f"Several columns for one token: {_examples(columns)}.")
         if self.ambiguous:
-            names = (f"{name} ({' or '.join(genes)})" for name, genes in self.ambiguous.items())
+            names = (f"{name} ({_examples(genes, ' or ')})" for name, genes in self.ambiguous.items())
             text.append(f"Ambiguous, left out: {_examples(names)}.")
         if self.unmatched:
             text.append(f"Not in the vocabulary: {_examples(self.unmatched)}.")
@@ -136,8 +137,9 @@ class GeneMapping:
         return self.indices >= 0
 
     def to_vocabulary(self, counts: sparse.csr_array | sparse.csr_matrix) -> sparse.csr_array:
-        """Give the columns of a matrix the order of the vocabulary; columns of one token are summed, unknown ones
-        dropped.
+        """Put the columns of a matrix in the order of the vocabulary.
+
+        Columns of one token are summed, columns without a token dropped.
 
         Equal to ``counts @ summing_matrix()``, without the product.
 
@@ -178,14 +180,16 @@ class GeneMapping:
 
 
 def find_duplicates(indices: NDArray[np.int64], tokens: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Token -> its columns, in order, for the tokens that have at least two."""
-    order = np.argsort(indices, kind="stable")
-    order = order[indices[order] >= 0]
-    groups = np.split(order, np.flatnonzero(np.diff(indices[order])) + 1)
-    return {tokens[indices[group[0]]]: tuple(group.tolist()) for group in groups if len(group) > 1}
+    """Token -> its columns, for the tokens that have at least two, in the order of the columns."""
+    used, counts = np.unique(indices[indices >= 0], return_counts=True)
+    columns = np.flatnonzero(np.isin(indices, used[counts > 1]))
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for column in columns.tolist():
+        groups[tokens[indices[column]]].append(column)
+    return {token: tuple(group) for token, group in groups.items()}
 
 
-def _examples(texts: Iterable[str]) -> str:
+def _examples(texts: Iterable[str], between: str = ", ") -> str:
     texts = list(texts)
     more = f" and {len(texts) - _EXAMPLES:,} more" if len(texts) > _EXAMPLES else ""
-    return ", ".join(texts[:_EXAMPLES]) + more
+    return between.join(texts[:_EXAMPLES]) + more

@@ -52,12 +52,7 @@ class Nomenclature:
         A repeated symbol stands for its protein-coding gene if there is exactly one, and for the X copy of a human
         pseudo-autosomal gene (reference genomes mask the Y copy); otherwise all its ids are returned.
         """
-        ids = self._ids_of.get(symbol, ())
-        if len(ids) < 2:
-            return ids
-        ids = tuple(i for i in ids if i not in self._pseudo_autosomal_y_copies) or ids
-        coding = tuple(i for i in ids if i in self._protein_coding)
-        return coding or ids
+        return self._ids_of.get(symbol, ())
 
     def older_names(self, tokens: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Approved symbol -> those of the tokens that are an alias of it and of no other gene."""
@@ -85,7 +80,12 @@ class Nomenclature:
 
     @cached_property
     def _ids_of(self) -> dict[str, tuple[str, ...]]:
-        return _grouped(self.symbol_of.values(), self.symbol_of)
+        ids_of = _grouped(self.symbol_of.values(), self.symbol_of)
+        return {symbol: ids if len(ids) == 1 else self._preferred(ids) for symbol, ids in ids_of.items()}
+
+    def _preferred(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+        ids = tuple(i for i in ids if i not in self._pseudo_autosomal_y_copies) or ids
+        return tuple(i for i in ids if i in self._protein_coding) or ids
 
     @cached_property
     def _protein_coding(self) -> frozenset[str]:
