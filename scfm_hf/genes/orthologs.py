@@ -61,9 +61,10 @@ class OrthologReport:
     def __str__(self) -> str:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in self.types.items()) or "none"
         return (
-            f"{self.n_mapped:,} of {self.n_genes:,} genes have an ortholog ({kinds}; {len(self.low_confidence):,} of
-            low " f"confidence). {len(self.shared):,} targets are shared by several genes, {len(self.ambiguous):,}
-            genes are " f"ambiguous and {len(self.unmapped):,} have none."
+            f"{self.n_mapped:,} of {self.n_genes:,} genes have an ortholog "
+            f"({kinds}; {len(self.low_confidence):,} of low confidence). "
+            f"{len(self.shared):,} targets are shared by several genes, "
+            f"{len(self.ambiguous):,} genes are ambiguous and {len(self.unmapped):,} have no ortholog."
         )
 
 
@@ -101,7 +102,7 @@ def map_orthologs(
         If there is no such policy.
     """
     if {source, target} != set(SPECIES):
-        raise GeneIdError(f"There are orthologs between {' and '.join(SPECIES)} only, not from {source!r} to {target!r}.")
+        raise GeneIdError(f"Orthologs go between {' and '.join(SPECIES)}, not from {source!r} to {target!r}.")
     if policy not in get_args(OrthologPolicy):
         raise ValueError(f"policy must be one of {', '.join(get_args(OrthologPolicy))}, not {policy!r}.")
     names = list(dict.fromkeys(names))
