@@ -23,7 +23,9 @@ if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 
 "$PYTHON" -m venv "$folder"
-pip=("$folder/bin/python" -m pip --disable-pip-version-check)
+# Bytecode is written when a module is first imported: that of all modules would be a fifth of the environment.
+pip=("$folder/bin/python" -m pip --disable-pip-version-check --no-input)
+export PIP_NO_COMPILE=1
 
 # The torch that was asked for takes the place of the pinned one.
 grep -v '^torch==' "$constraints" > "$folder/constraints.txt"
