@@ -88,6 +88,7 @@ def encode_cells(
     layer: str | None = None,
     use_raw: bool = False,
     gene_column: str | None = None,
+    exact_names: bool = False,
     max_length: int | None = None,
     min_overlap: float = 0.5,
     empty_cells: Literal["raise", "keep"] = "raise",
@@ -107,6 +108,8 @@ def encode_cells(
         Where the values are, X otherwise.
     gene_column
         Column of var that names the genes, or ``"var_names"``; None takes the one that fits the vocabulary best.
+    exact_names
+        Match names as the model's authors do: strip no version, use no table of other names.
     max_length
         Most tokens a cell; None for the tokenizer's own limit.
     min_overlap
@@ -135,7 +138,8 @@ def encode_cells(
         gene_column = choose_gene_column(adata, id_kind=vocabulary.id_kind, species=next(iter(vocabulary.species), None))
     matrix = CellMatrix(adata, layer=layer, use_raw=use_raw, gene_column=gene_column)
     expression = check_expression(matrix, expects=scheme.expects, empty_cells=empty_cells)
-    mapping = tokenizer.mapper.map(matrix.gene_names, counts_per_gene=expression.gene_totals)
+    mapper = tokenizer.exact_mapper if exact_names else tokenizer.mapper
+    mapping = mapper.map(matrix.gene_names, counts_per_gene=expression.gene_totals)
     check_identifiers(matrix, mapping, vocabulary, min_overlap=min_overlap)
     duplicates = scheme.duplicates
     if duplicates == "sum_if_merged":

@@ -105,14 +105,18 @@ class CellTokenizer(PreTrainedTokenizerFast):
             )
         tokenizer = cls(
             tokenizer_object=backend,
-            scheme=scheme,
-            scheme_options=options,
-            gene_ids=vocabulary.id_kind,
-            species=list(vocabulary.species),
-            vocabulary_digest=vocabulary.digest,
-            case_sensitive=case_sensitive,
-            strip_versions=strip_versions,
-            use_gene_tables=use_gene_tables,
+            cell_options={
+                "scheme": scheme,
+                "options": options,
+                "gene_ids": vocabulary.id_kind,
+                "species": list(vocabulary.species),
+                "vocabulary_digest": vocabulary.digest,
+            },
+            matching={
+                "case_sensitive": case_sensitive,
+                "strip_versions": strip_versions,
+                "use_tables": use_gene_tables,
+            },
             model_input_names=_input_names(made),
             **({"model_max_length": max_length} if max_length else {}),
             **{f"{role}_token": token for role, token in special.items() if role in _ROLES},
@@ -146,12 +150,18 @@ class CellTokenizer(PreTrainedTokenizerFast):
             known = GeneVocabulary(
                 tokens,
                 special_tokens={role: token for role, token in roles.items() if token in set(tokens)},
-                id_kind=self.init_kwargs.get("gene_ids", "other"),
-                species=tuple(self.init_kwargs.get("species", ())),
+                id_kind=self._cell_options.get("gene_ids", "other"),
+                species=tuple(self._cell_options.get("species", ())),
             )
             self.__dict__["_vocabulary"] = known
-            self.__dict__.pop("mapper", None)
+            for made_for_the_old in ("mapper", "exact_mapper"):
+                self.__dict__.pop(made_for_the_old, None)
         return known
+
+    @property
+    def _cell_options(self) -> dict[str, Any]:
+        """What ``tokenizer_config.json`` says about cells: scheme, its options, kind of gene names, species, digest."""
+        return self.init_kwargs.get("cell_options", {})
 
     @property
     def vocabulary_digest(self) -> str:
@@ -161,13 +171,13 @@ class CellTokenizer(PreTrainedTokenizerFast):
     @cached_property
     def mapper(self) -> GeneMapper:
         """Matches gene names of a file to the vocabulary."""
-        return GeneMapper(
-            self.vocabulary,
-            identifiers=self.identifiers,
-            case_sensitive=self.init_kwargs.get("case_sensitive", True),
-            strip_versions=self.init_kwargs.get("strip_versions", True),
-            use_tables=self.init_kwargs.get("use_gene_tables", True),
-        )
+        return GeneMapper(self.vocabulary, identifiers=self.identifiers, **self.init_kwargs.get("matching", {}))
+
+    @cached_property
+    def exact_mapper(self) -> GeneMapper:
+        """Matches gene names as the model's authors do: no version is stripped, no table of other names is used."""
+        matching = {**self.init_kwargs.get("matching", {}), "strip_versions": False, "use_tables": False}
+        return GeneMapper(self.vocabulary, identifiers=self.identifiers, **matching)
 
     def scheme(self, **options: Any) -> Scheme:
         """The scheme with the tokenizer's options, some of them replaced.
@@ -177,9 +187,9 @@ class CellTokenizer(PreTrainedTokenizerFast):
         ValueError
             If the scheme has no such option.
         """
-        made = scheme_class(self.init_kwargs["scheme"])
+        made = scheme_class(self._cell_options["scheme"])
         _refuse_unknown_options(made, options)
-        return made(self.vocabulary, self.statistics, **{**self.init_kwargs.get("scheme_options", {}), **options})
+        return made(self.vocabulary, self.statistics, **{**self._cell_options.get("options", {}), **options})
 
     def encode_cells(self, adata: AnnData, **options: Any) -> EncodedCells:
         """Encode cells without padding; see :func:`scfm_hf.tokenization.encoding.encode_cells` for the options."""
@@ -299,7 +309,7 @@ class CellTokenizer(PreTrainedTokenizerFast):
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> tuple[str, ...]:
         """Save as transformers does, with the gene statistics and identifiers beside ``tokenizer.json``."""
         # The digest in the file must be that of the vocabulary as it is now, genes that were added included.
-        self.init_kwargs["vocabulary_digest"] = self.vocabulary_digest
+        self.init_kwargs["cell_options"] = {**self._cell_options, "vocabulary_digest": self.vocabulary_digest}
         return super().save_pretrained(save_directory, **kwargs)
 
     def _save_pretrained(self, save_directory: Any, file_names: Any, **kwargs: Any) -> tuple[str, ...]:
