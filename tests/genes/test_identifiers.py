@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import anndata
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scfm_hf.genes import gene_table, is_ensembl_id, recognise_id_kind, recognise_species, strip_version
+
+if TYPE_CHECKING:
+    import anndata
 
 ensembl_ids = st.builds(
     lambda prefix, number, par: f"{prefix}{number:011d}{par}",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,9 @@ from hypothesis import strategies as st
 
 from scfm_hf.errors import VocabularyError
 from scfm_hf.genes import GeneVocabulary
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 tokens_of_one_line = st.lists(st.text(min_size=1).filter(lambda text: "\n" not in text), unique=True, max_size=30)
 
