@@ -24,16 +24,15 @@ fi
 
 "$PYTHON" -m venv "$folder"
 # Bytecode is written when a module is first imported: that of all modules would be a fifth of the environment.
-pip=("$folder/bin/python" -m pip --disable-pip-version-check --no-input)
-export PIP_NO_COMPILE=1
+install=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile)
 
 # The torch that was asked for takes the place of the pinned one.
 grep -v '^torch==' "$constraints" > "$folder/constraints.txt"
 if [ -n "$TORCH" ]; then
-    "${pip[@]}" install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c "$folder/constraints.txt" "$TORCH"
+    "${install[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c "$folder/constraints.txt" "$TORCH"
 fi
-"${pip[@]}" freeze | grep '^torch==' >> "$folder/constraints.txt" || true
-"${pip[@]}" install --quiet -c "$folder/constraints.txt" -e ".[$EXTRAS]"
+"$folder/bin/python" -m pip freeze | grep '^torch==' >> "$folder/constraints.txt" || true
+"${install[@]}" -c "$folder/constraints.txt" -e ".[$EXTRAS]"
 
 "$folder/bin/python" - <<'PYTHON'
 import torch
