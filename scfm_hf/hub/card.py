@@ -9,6 +9,7 @@ from dataclasses import asdict, is_dataclass
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
+import transformers
 from huggingface_hub import ModelCard, ModelCardData
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def model_card(
     """
     spec: Mapping[str, Any] = asdict(family) if is_dataclass(family) and not isinstance(family, type) else family or {}
     licence = spec.get("weights_licence") or manifest.weights_licence
+    auto_class = _auto_class(spec, config)
     data = ModelCardData(
         **_licence(licence),
         library_name="peft" if adapter else "transformers",
@@ -96,7 +98,8 @@ def model_card(
             base_revision=manifest.base_revision,
             sources=manifest.sources,
             family_title=spec.get("title", "the original"),
-            auto_class=_auto_class(spec, config),
+            auto_class=auto_class,
+            auto_module="transformers" if hasattr(transformers, auto_class) else "scfm_hf",
             facts=list(_facts(spec, config, manifest, licence)),
             parity=[(name, f"{value:.1e}") for name, value in sorted(manifest.parity.items())],
             report=[
@@ -160,7 +163,11 @@ def _tags(spec: Mapping[str, Any], *, adapter: bool) -> list[str]:
 def _auto_class(spec: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The Auto class that leads to the saved class."""
     saved = (config.get("architectures") or [None])[0]
-    return next((auto for auto, name in spec.get("model_classes", {}).items() if name == saved), "AutoModel")
+    for auto, written in spec.get("model_classes", {}).items():
+        names = (written,) if isinstance(written, str) else written
+        if saved in {name.rpartition(":")[2] for name in names}:
+            return auto
+    return "AutoModel"
 
 
 def _facts(

@@ -55,13 +55,13 @@ def explain_hub_errors(repo_id: str, *, revision: str | None = None) -> Iterator
 
 
 def _advice(error: Exception) -> str:
-    """What the user can do about an error; narrower classes first, as the hub client's classes derive from one another."""
+    """What the user can do about an error; narrower classes first, as the client's classes derive from one another."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     match error:
         case GatedRepoError():
             return (
-                "Ask for access on {endpoint}/{repo_id}; once it is granted, log in with `hf auth login`, or pass token= "
-                "of that account."
+                "Ask for access on {endpoint}/{repo_id}; once it is granted, log in with `hf auth login`, or pass "
+                "token= of that account."
             )
         case RepositoryNotFoundError() if status == 401:
             return (
@@ -70,8 +70,8 @@ def _advice(error: Exception) -> str:
             )
         case RepositoryNotFoundError():
             return (
-                "Check the spelling of {repo_id!r} on {endpoint}. A private repository of somebody else also looks like "
-                "this: ask its owner to add your account."
+                "Check the spelling of {repo_id!r} on {endpoint}. A private repository of somebody else also looks "
+                "like this: ask its owner to add your account."
             )
         case RevisionNotFoundError():
             return (
@@ -81,8 +81,8 @@ def _advice(error: Exception) -> str:
         case LocalEntryNotFoundError() | OfflineModeIsEnabled():
             return (
                 "{repo_id} at {revision!r} is not complete in the cache, and {endpoint} was not reached. Pull it once "
-                "with a connection (without local_files_only=True and HF_HUB_OFFLINE), set HF_ENDPOINT to a hub that can "
-                "be reached, or give the path of a folder."
+                "with a connection (without local_files_only=True and HF_HUB_OFFLINE), set HF_ENDPOINT to a hub "
+                "that can be reached, or give the path of a folder."
             )
         case EntryNotFoundError():
             return (
@@ -96,4 +96,7 @@ def _advice(error: Exception) -> str:
         case HfHubHTTPError():
             return "{endpoint} could not answer. Try again later; nothing was written."
         case _:
-            return "{endpoint} was not reached. Check the connection and the proxy, or set HF_ENDPOINT to the hub that you mean."
+            return (
+                "{endpoint} was not reached. Check the connection and the proxy, or set HF_ENDPOINT to the hub "
+                "that you mean."
+            )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
 from scfm_hf.hub.manifest import FILE_NAME, Manifest
 
@@ -16,6 +17,7 @@ from scfm_hf.hub.manifest import FILE_NAME, Manifest
 _CACHED = re.compile(
     r"models--(?P<owner>[^/\\]+?)--(?P<name>[^/\\]+)[/\\]snapshots[/\\](?P<revision>[0-9a-f]{40})[/\\]?$"
 )
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Origin:
     revision
         Commit hash, where known.
     folder
-        The folder that it was loaded from, if it was one.
+        The folder that it was loaded from, in the cache of the hub client or elsewhere.
     """
 
     model_id: str | None = None
@@ -44,8 +46,8 @@ class Origin:
         CheckpointError
             If there is one, but damaged.
         """
-        if self.folder is not None:
-            return Manifest.read(self.folder) if (self.folder / FILE_NAME).is_file() else None
+        if self.folder is not None and (self.folder / FILE_NAME).is_file():
+            return Manifest.read(self.folder)
         if self.model_id is None:
             return None
         try:
@@ -63,6 +65,17 @@ def origin_of(model: Any) -> Origin:
     if path and folder.is_dir():
         manifest = Manifest.read(folder) if (folder / FILE_NAME).is_file() else None
         return Origin(manifest.model_id if manifest else None, None, folder)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
-        return Origin(path, getattr(model.config, "_commit_hash", None), None)
-    return Origin()
+    if not _HUB_ID.fullmatch(path):
+        return Origin()
+    snapshot = _cached_snapshot(path, getattr(model.config, "_commit_hash", None))
+    return Origin(path, snapshot.name if snapshot else None, snapshot)
+
+
+def _cached_snapshot(model_id: str, commit: str | None) -> Path | None:
+    """The snapshot in the cache of the hub client; None without one, or if it is not known which of several it is.
+
+    transformers names the commit in the configuration up to version 5.20 or so, and nowhere afterwards.
+    """
+    snapshots = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model_id, repo_type="model") / "snapshots"
+    found = [path for path in snapshots.glob("*") if commit in (None, path.name)]
+    return found[0] if len(found) == 1 else None

@@ -38,7 +38,7 @@ def pull(
     local_files_only
         Take it from the cache, without asking the hub.
     to
-        Folder to put a copy into, which appears once it is complete. By default the files stay in the hub client's cache.
+        Folder to put a copy into, which appears once it is complete. By default the files stay in the client's cache.
 
     Returns
     -------
@@ -49,8 +49,8 @@ def pull(
     FileExistsError
         If the folder ``to`` exists already and is not empty.
     huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError
-        What the hub client raises (unknown or private repository, gated, unknown revision, offline), with a line on what
-        to do.
+        What the hub client raises (unknown or private repository, gated, unknown revision, offline), with a line on
+        what to do.
     """
     if to is not None:
         refuse_taken(to)

@@ -172,7 +172,7 @@ def _refuse_other_vocabulary(files: Mapping[str, Path]) -> None:
 
 
 def _manifest(model: Any, files: Mapping[str, Path], repo_id: str, *, token: str | bool | None) -> Manifest:
-    """The manifest to push: the folder's or the origin's while the weights are the same, else that of a derived model."""
+    """The manifest to push: the folder's or the origin's while the weights are the same, else a derived model's."""
     family = _family(files)
     plain = Manifest(
         model_id=repo_id,
@@ -198,10 +198,10 @@ def _manifest(model: Any, files: Mapping[str, Path], repo_id: str, *, token: str
     if source and origin.folder and has_weights_of(model, origin.folder):
         return replace(source, model_id=repo_id, libraries=plain.libraries)
     base = origin.model_id if origin.model_id != repo_id else (source.base_model if source else None)
-    licences = {"code_licence": source.code_licence, "weights_licence": source.weights_licence} if source else {}
-    return replace(
-        plain, base_model=base, base_revision=origin.revision if base == origin.model_id else None, **licences
-    )
+    derived = replace(plain, base_model=base, base_revision=origin.revision if base == origin.model_id else None)
+    if source is None:
+        return derived
+    return replace(derived, code_licence=source.code_licence, weights_licence=source.weights_licence)
 
 
 def _card(manifest: Manifest, files: Mapping[str, Path], api: HfApi, head: ModelInfo, written: Path) -> Path:

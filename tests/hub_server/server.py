@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from hub_server.protocol import HubProtocol, Reply, Request
@@ -33,15 +34,14 @@ class HubServer:
     log
         (method, path) of each request, in order.
     intercept
-        Called with each request before it is answered; a Reply that it returns is sent instead. For trouble of any kind.
+        Called with each request before it is answered; a Reply that it returns is sent instead. To make trouble.
     """
 
     def __init__(self, users: Mapping[str, str] = USERS) -> None:
         self.state = HubState(users)
         self.log: list[tuple[str, str]] = []
         self.intercept: Callable[[Request], Reply | None] | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler_of(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._protocol = HubProtocol(self.state, self.url, storage_url=f"http://localhost:{self._server.server_port}")
 
@@ -68,6 +68,15 @@ class HubServer:
         self.log.append((request.method, request.path))
         instead = self.intercept(request) if self.intercept else None
         return instead or self._protocol.answer(request)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that go away in the middle; they do so on purpose."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
