@@ -15,6 +15,8 @@ PYTEST ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# Without bytecode, importing transformers takes three times as long: never go without it, whatever the caller's settings.
+export PYTHONDONTWRITEBYTECODE :=
 # Each test process has one thread: several of them share the cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 RUN_TESTS = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

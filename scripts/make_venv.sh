@@ -23,7 +23,7 @@ if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 
 "$PYTHON" -m venv "$folder"
-# Bytecode is written when a module is first imported: that of all modules would be a fifth of the environment.
+# The bytecode of all modules would be a fifth of the environment: that of the modules in use is written on first import.
 install=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile)
 
 # The torch that was asked for takes the place of the pinned one.
@@ -34,10 +34,17 @@ fi
 "$folder/bin/python" -m pip freeze | grep '^torch==' >> "$folder/constraints.txt" || true
 "${install[@]}" -c "$folder/constraints.txt" -e ".[$EXTRAS]"
 
-"$folder/bin/python" - <<'PYTHON'
+PYTHONDONTWRITEBYTECODE='' "$folder/bin/python" - <<'PYTHON'
+# The modules that every command imports.
+import anndata
+import datasets
+import peft
+import scipy.sparse
+import sklearn.linear_model
 import torch
+from transformers import BertModel, PreTrainedTokenizerFast, Trainer
 
 print(f"torch {torch.__version__}")
 if torch.version.cuda:
-    print("This is a CUDA build (several gigabytes). Another one: make clean, then make TORCH_INDEX=<an index with CPU builds>.")
+    print("This is a CUDA build (several gigabytes). For another: make clean, then make TORCH_INDEX=<an index with CPU builds>.")
 PYTHON
