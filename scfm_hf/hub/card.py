@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, constants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,7 +67,7 @@ def model_card(
     config
         The model's ``config.json``.
     manifest
-        Where it comes from.
+        Where it comes from, and the licence of its weights.
     adapter
         Whether this is an adapter alone.
     report
@@ -78,10 +78,9 @@ def model_card(
     The card, with the metadata that the hub reads at its head.
     """
     spec: Mapping[str, Any] = asdict(family) if is_dataclass(family) and not isinstance(family, type) else family or {}
-    licence = spec.get("weights_licence") or manifest.weights_licence
     auto_class = _auto_class(spec, config)
     data = ModelCardData(
-        **_licence(licence),
+        **_licence(manifest.weights_licence),
         library_name="peft" if adapter else "transformers",
         base_model=manifest.base_model,
         tags=_tags(spec, adapter=adapter),
@@ -95,12 +94,13 @@ def model_card(
             model_id=manifest.model_id or "path/to/the/folder",
             adapter=adapter,
             base_model=manifest.base_model,
+            endpoint=constants.ENDPOINT,
             base_revision=manifest.base_revision,
             sources=manifest.sources,
             family_title=spec.get("title", "the original"),
             auto_class=auto_class,
             auto_module="transformers" if hasattr(transformers, auto_class) else "scfm_hf",
-            facts=list(_facts(spec, config, manifest, licence)),
+            facts=list(_facts(spec, config, manifest)),
             parity=[(name, f"{value:.1e}") for name, value in sorted(manifest.parity.items())],
             report=[
                 (name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in (report or {}).items()
@@ -170,9 +170,7 @@ def _auto_class(spec: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return "AutoModel"
 
 
-def _facts(
-    spec: Mapping[str, Any], config: Mapping[str, Any], manifest: Manifest, licence: str | None
-) -> Iterable[tuple[str, str]]:
+def _facts(spec: Mapping[str, Any], config: Mapping[str, Any], manifest: Manifest) -> Iterable[tuple[str, str]]:
     """Rows of the table of facts; what is not known has no row."""
     rows: list[tuple[str, Any]] = [
         ("Family", spec.get("title") or manifest.family),
@@ -182,7 +180,7 @@ def _facts(
         ("Tokens are made by the scheme", spec.get("scheme")),
         *((title, config.get(name)) for name, title in _SIZES.items()),
         ("Labels", ", ".join((config.get("id2label") or {}).values())),
-        ("Licence of the weights", licence),
+        ("Licence of the weights", manifest.weights_licence),
         ("Licence of the original's code", spec.get("code_licence") or manifest.code_licence),
         ("The original's code", spec.get("code_url")),
         ("The original's weights", spec.get("weights_url")),

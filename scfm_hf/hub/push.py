@@ -178,7 +178,6 @@ def _manifest(model: Any, files: Mapping[str, Path], repo_id: str, *, token: str
         model_id=repo_id,
         family=family.name if family else None,
         code_licence=family.code_licence if family else None,
-        weights_licence=family.weights_licence if family else None,
         vocabulary_digest=_read_json(files, "config.json").get("vocabulary_digest"),
         libraries=library_versions(),
     )

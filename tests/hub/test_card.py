@@ -17,7 +17,12 @@ SOURCE = SourceFile(name="original.ckpt", sha256="a" * 64, size=123)
 @pytest.mark.parametrize("name", sorted(families()))
 def test_card_of_every_family_says_what_its_spec_says(name: str) -> None:
     spec = families()[name]
-    manifest = Manifest(model_id="owner/model", sources=(SOURCE,), parity={"cell_embedding": 3.4e-7})
+    manifest = Manifest(
+        model_id="owner/model",
+        sources=(SOURCE,),
+        parity={"cell_embedding": 3.4e-7},
+        weights_licence=spec.weights_licence,
+    )
     card = model_card(spec, config={"hidden_size": 16, "architectures": [spec.class_names[0]]}, manifest=manifest)
     assert card.data.library_name == "transformers"
     assert {"single-cell", spec.name, *spec.species} <= set(card.data.tags)
@@ -39,7 +44,7 @@ def test_card_of_every_family_says_what_its_spec_says(name: str) -> None:
     ],
 )
 def test_licence_is_named_as_the_hub_does(licence: str, metadata: dict[str, str]) -> None:
-    data = model_card({"weights_licence": licence}, config={}, manifest=Manifest()).data.to_dict()
+    data = model_card(config={}, manifest=Manifest(weights_licence=licence)).data.to_dict()
     assert {name: data[name] for name in data if name.startswith("license")} == metadata
 
 

@@ -52,10 +52,13 @@ def test_unknown_repository(hub: HubServer, repo_id: str) -> None:
 
 def test_private_repository_of_somebody_else(hub: HubServer, repo_id: str) -> None:
     HfApi().create_repo(repo_id, private=True)
-    pull(repo_id)
     with pytest.raises(RepositoryNotFoundError) as error:
-        pull(f"{repo_id}-other", token="hf_guest")
+        pull(repo_id, token="hf_guest")
     assert "ask its owner to add your account" in advice_of(error.value)
+    with pytest.raises(RepositoryNotFoundError) as error:
+        pull(repo_id, token=False)
+    assert "log in with `hf auth login`, or pass token=" in advice_of(error.value)
+    assert pull(repo_id).is_dir()
 
 
 @pytest.mark.parametrize("token", [False, "hf_guest"])

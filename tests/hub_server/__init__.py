@@ -1,9 +1,10 @@
 """A model hub on loopback, in memory, that the real ``huggingface_hub`` client pushes to and pulls from.
 
-``repositories`` is what a hub keeps, ``protocol`` what it answers, ``server`` the socket, ``fixtures`` what tests use.
+``repositories`` is what a hub keeps, ``messages`` and ``protocol`` how it answers, ``server`` the socket, ``fixtures``
+what tests use.
 """
 
-from hub_server.protocol import Reply, Request
+from hub_server.messages import Reply, Request
 from hub_server.repositories import HubState, Repository, StoredFile
 from hub_server.server import HubServer
 

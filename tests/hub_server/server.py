@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from hub_server.protocol import HubProtocol, Reply, Request
+from hub_server.messages import Reply, Request
+from hub_server.protocol import HubProtocol
 from hub_server.repositories import HubState
 
 if TYPE_CHECKING:
