@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Extras of pyproject.toml that go into the environment.
-EXTRAS ?= test,dev,plots
+EXTRAS ?= test,plots
 # The torch to install: constraints.txt pins the one that everything is tested with.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 # An index that holds the torch build you want, beside pip's own (the CPU build, or the CUDA version of your driver).
@@ -15,6 +15,7 @@ PYTEST ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+LINTERS := $(VENV)/installed-linters
 # Without bytecode, importing transformers takes three times as long: never go without it, whatever the caller's settings.
 export PYTHONDONTWRITEBYTECODE :=
 # Each test process has one thread: several of them share the cores.
@@ -33,6 +34,10 @@ $(INSTALLED): pyproject.toml constraints.txt scripts/make_venv.sh
 	TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS="$(EXTRAS)" PYTHON="$(PYTHON)" bash scripts/make_venv.sh $(VENV) constraints.txt
 	@touch $@
 
+$(LINTERS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-compile -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
 quickstart: $(INSTALLED) ## train, fine-tune, save, reload and annotate on real cells (about five minutes)
 	$(BIN)/python -m scfm_hf.quickstart
 
@@ -49,14 +54,14 @@ test-lowest: $(INSTALLED) ## run the tests with the oldest dependencies that pyp
 		bash scripts/make_venv.sh build/venv-lowest build/lowest.txt
 	$(TEST_ENVIRONMENT) build/venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not full" -W default $(PYTEST)
 
-lint: $(INSTALLED) ## check format, style, types, import layers and spelling
+lint: $(LINTERS) ## check format, style, types, import layers and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-format: $(INSTALLED) ## format the code and mend what can be mended by itself
+format: $(LINTERS) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -64,7 +69,7 @@ bench: $(INSTALLED) ## run the benchmarks (one core)
 	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
 docs: $(INSTALLED) ## build the documentation in site/
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pip install --quiet --no-compile -c $(VENV)/constraints.txt -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 clean: ## remove everything that the other targets made
