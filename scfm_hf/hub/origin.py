@@ -11,7 +11,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
-from scfm_hf.hub.manifest import FILE_NAME, Manifest
+from scfm_hf.cards.manifest import FILE_NAME, Manifest
 
 #: A repository in the cache of the hub client: models--owner--name/snapshots/<commit>.
 _CACHED = re.compile(

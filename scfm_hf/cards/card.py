@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData, constants
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from scfm_hf.hub.manifest import Manifest
+    from scfm_hf.cards.manifest import Manifest
 
 _BEGIN, _END = "<!-- scfm_hf: facts -->", "<!-- scfm_hf: end of facts -->"
 
@@ -86,7 +86,7 @@ def model_card(
         tags=_tags(spec, adapter=adapter),
     )
     # The hub client checks the template as a file.
-    with as_file(files("scfm_hf.hub") / "model_card_template.md") as template:
+    with as_file(files("scfm_hf.cards") / "model_card_template.md") as template:
         return ModelCard.from_template(
             data,
             template_path=str(template),

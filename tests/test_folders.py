@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scfm_hf.hub.folders import whole_folder
+from scfm_hf.folders import whole_folder
 
 
 def test_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
