@@ -70,7 +70,7 @@ bench: $(INSTALLED) ## run the benchmarks (one core)
 
 docs: $(INSTALLED) ## build the documentation in site/
 	$(BIN)/python -m pip install --quiet --no-compile -c $(VENV)/constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove everything that the other targets made
 	rm -rf $(VENV) build dist site quickstart-results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -14,6 +14,7 @@ constraints=$2
 if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq
         apt-get install -y -qq "python$version-venv"
     else
