@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import scfm_hf
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "scfm_hf"
 MIB = 2**20
@@ -98,7 +100,7 @@ def test_the_pinned_version_of_each_dependency_is_allowed(line: str) -> None:
 
 def test_the_version_is_said_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert version("scfm-hf") == project["version"]
+    assert version("scfm-hf") == scfm_hf.__version__ == project["version"]
     assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
