@@ -9,7 +9,9 @@ What transformers 5 does silently, and what happens here instead:
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +43,7 @@ class CellPreTrainedModel(PreTrainedModel):
 
     A family's models set ``config_class`` and ``base_model_prefix``, end every ``__init__`` with ``self.post_init()``, take no
     ``**kwargs`` in ``forward`` (an unknown input then raises), and keep every new head whole in one module named ``classifier``.
+    The family's base names the heads of all its classes in ``_keys_to_ignore_on_load_unexpected``, as patterns such as ``^cls\\.``.
     A module with parameters or buffers that transformers cannot initialise defines ``initial_tensors()``, which maps their names to
     the values that a fresh model has.
     """
@@ -56,6 +59,15 @@ class CellPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     #: Top-level modules that a fresh model may have while the checkpoint lacks them. None: all but the body.
     _heads: ClassVar[tuple[str, ...] | None] = None
+
+    def post_init(self) -> None:
+        """Finish a model, as the last line of its ``__init__``."""
+        super().post_init()
+        # Heads of the family's other classes may lie in a checkpoint; those that this model has itself must fit.
+        own = [f"{name}." for name, _ in self.named_children()]
+        self._keys_to_ignore_on_load_unexpected = {
+            pattern for pattern in self._keys_to_ignore_on_load_unexpected if not any(re.match(pattern, name) for name in own)
+        }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -103,9 +115,9 @@ class CellPreTrainedModel(PreTrainedModel):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
             )
-        except SafetensorError as error:
+        except (SafetensorError, json.JSONDecodeError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"The weights in {pretrained_model_name_or_path} cannot be read ({error}). The file is truncated or damaged: "
+                f"The weights in {pretrained_model_name_or_path} cannot be read ({error}). A file is missing, truncated or damaged: "
                 "fetch or convert it again."
             ) from error
         model._refuse_incomplete(info, where=str(pretrained_model_name_or_path), resized=resized)

@@ -143,7 +143,6 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
 
     def __init__(self, config: GeneformerConfig) -> None:
         super().__init__(config)
@@ -203,8 +202,6 @@ class FirstTokenClassifier(nn.Module):
 class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
     """Labels cells, from the first token: ``<cls>`` in V2, the top gene in V1."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^cls\."]  # noqa: RUF012
-
     def __init__(self, config: GeneformerConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -235,8 +232,6 @@ class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
 
 class GeneformerForTokenClassification(GeneformerPreTrainedModel):
     """Labels genes in their cells."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^cls\."]  # noqa: RUF012
 
     def __init__(self, config: GeneformerConfig) -> None:
         super().__init__(config)

@@ -60,8 +60,6 @@ class MultiTaskClassifier(nn.Module):
 class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
     """Labels cells for several tasks at once; the pretrained body is loaded, which the original forgets."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^cls\."]  # noqa: RUF012
-
     def __init__(self, config: GeneformerConfig) -> None:
         super().__init__(config)
         if not config.task_labels:
