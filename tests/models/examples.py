@@ -60,7 +60,9 @@ class FamilyExample:
         """Options of the tokenizer's scheme."""
         return {}
 
-    def further_inputs(self, class_name: str, cells: anndata.AnnData, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def further_inputs(
+        self, class_name: str, cells: anndata.AnnData, encoded: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Inputs that no tokenizer makes, such as the batch that a cell comes from."""
         return {}
 
@@ -125,7 +127,9 @@ class FamilyExample:
         return CellTokenizer.from_vocabulary(
             self.vocabulary,
             scheme=self.spec.scheme,
-            statistics={name: random.uniform(0.5, 3, len(self.vocabulary)) for name in scheme_class(self.spec.scheme).needs},
+            statistics={
+                name: random.uniform(0.5, 3, len(self.vocabulary)) for name in scheme_class(self.spec.scheme).needs
+            },
             max_length=getattr(self._config, "max_position_embeddings", None),
             **self.scheme_options(),
         )
@@ -261,6 +265,11 @@ def loss_of(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     floats = [value for value in tensors(output).values() if value.is_floating_point()]
     return sum((value * torch.randn(value.shape, generator=generator)).sum() for value in floats)
+
+
+def save_memory(model: PreTrainedModel) -> None:
+    """Turn gradient checkpointing on, by the name that the installed transformers has for it."""
+    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
 
 
 def largest_difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

@@ -69,7 +69,9 @@ def test_a_head_that_starts_fresh_is_initialised(case: Case, tmp_path: Path) -> 
         assert got.isfinite().all() or not value.isfinite().all(), name
         if value.is_floating_point() and len(value.unique()) > 1:
             assert 0 < got.abs().max() <= 20 * value.abs().max(), name
-        elif not value.is_floating_point() or name not in dict(encoder.named_parameters(prefix=case.model_class.base_model_prefix)):
+        elif not value.is_floating_point() or name not in dict(
+            encoder.named_parameters(prefix=case.model_class.base_model_prefix)
+        ):
             assert torch.equal(got, value), name
 
 

@@ -77,7 +77,9 @@ def test_a_renamed_tensor_is_named(case: Case, saved: Path) -> None:
 def test_another_shape_is_named_with_both_shapes(case: Case, saved: Path) -> None:
     weights = load_file(saved / WEIGHTS)
     for name in sample(case, weights):
-        value = torch.stack([weights[name]]) if weights[name].ndim == 0 else torch.cat([weights[name], weights[name][:1]])
+        value = (
+            torch.stack([weights[name]]) if weights[name].ndim == 0 else torch.cat([weights[name], weights[name][:1]])
+        )
         write(saved, {**weights, name: value})
         both = f"{re.escape(name)} has the shape {re.escape(str(tuple(value.shape)))}, .*{re.escape(str(tuple(weights[name].shape)))}"
         with pytest.raises(CheckpointError, match=both):
@@ -114,7 +116,11 @@ def test_a_head_that_is_not_there_at_all_starts_fresh_with_a_warning(
     if case.is_base or not list(case.model_class(case.config()).named_children())[1:]:
         assert "fresh" not in caplog.text
     else:
-        fresh = [name for name, child in model.named_children() if name != model.base_model_prefix and list(child.parameters())]
+        fresh = [
+            name
+            for name, child in model.named_children()
+            if name != model.base_model_prefix and list(child.parameters())
+        ]
         for name in fresh:
             assert re.search(rf"\b{name}\b.*starts? fresh", caplog.text), name
 
@@ -129,7 +135,10 @@ def test_another_number_of_labels_resizes_the_head(
     with pytest.raises(CheckpointError, match="num_labels"):
         case.model_class.from_pretrained(saved, config=case.config(num_labels=5))
     listen(caplog, monkeypatch)
-    for resize in ({"num_labels": 5}, {"id2label": dict(enumerate("abcde")), "label2id": {name: i for i, name in enumerate("abcde")}}):
+    for resize in (
+        {"num_labels": 5},
+        {"id2label": dict(enumerate("abcde")), "label2id": {name: i for i, name in enumerate("abcde")}},
+    ):
         caplog.clear()
         model = case.model_class.from_pretrained(saved, **resize)
         with torch.no_grad():
@@ -208,7 +217,11 @@ def test_an_unknown_pooling_or_layer_is_refused(case: Case) -> None:
 def test_an_unknown_input_is_refused(case: Case) -> None:
     """A ``forward`` that swallowed any keyword would ignore ``values`` without a word where a model has no use for them."""
     parameters = forward_parameters(case.model_class)
-    assert not [name for name, parameter in parameters.items() if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)]
+    assert not [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
     with pytest.raises(TypeError, match="nonsense"):
         case.model()(**case.inputs(), nonsense=torch.zeros(1))
 

@@ -119,6 +119,7 @@ class GeneformerModel(GeneformerPreTrainedModel):
             # A cell without a token has nothing to attend to: zeros, whatever the attention implementation makes of it.
             alive = attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
             hidden, kept = hidden * alive, {number: state * alive for number, state in kept.items()}
+            attentions = [probabilities * alive[..., None] for probabilities in attentions]
         return CellModelOutput(
             last_hidden_state=hidden,
             cell_embedding=self.pool(kept[wanted], input_ids, attention_mask),
