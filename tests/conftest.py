@@ -7,9 +7,10 @@ from pathlib import Path
 
 import anndata
 import pytest
+from parity.golden import golden_root
 
 # First of all: it points huggingface_hub, which reads its environment on import, to the hub on loopback.
-pytest_plugins = ["hub_server.fixtures"]
+pytest_plugins = ["hub_server.fixtures", "parity.plugin"]
 
 TESTS = Path(__file__).parent
 # The material beside the repository that a bare clone does not have.
@@ -33,9 +34,7 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Golden numbers of the originals: SCFM_HF_GOLDEN, else those of ``shared``, else the trimmed ``tests/golden``."""
-    if named := os.environ.get("SCFM_HF_GOLDEN"):
-        return Path(named)
-    return SHARED / "golden" if (SHARED / "golden").is_dir() else TESTS / "golden"
+    return golden_root()
 
 
 @pytest.fixture

@@ -1,0 +1,137 @@
+"""What a family's rule table is: which public call gives which array.
+
+A file ``families/<family>.py`` defines ``TABLE``::
+
+    TABLE = RuleTable(
+        family="geneformer",
+        inputs=("input_ids", "attention_mask"),
+        rules=(
+            Rule("input_ids", tokens("input_ids"), section="tokens"),
+            Rule("hidden_states.{layer}", hidden_state, section="hidden states"),
+        ),
+        left_out={"delete_*": "in-silico perturbation belongs to the tasks"},
+    )
+
+    def hidden_state(context):
+        outputs = context.outputs("AutoModel", output_hidden_states=True)
+        return outputs["hidden_states"][int(context.parts["layer"])]
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+    from parity.compare import Keyed
+    from parity.context import Context
+    from parity.golden import Golden, GoldenArray
+
+#: Roles that are compared; of these an output must be.
+COMPARED_ROLES = ("output", "quirk", "internal")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One public call that gives the arrays of one pattern.
+
+    Parameters
+    ----------
+    pattern
+        Of the array's name, with or without the prefix of its case; several in a tuple. ``*`` stands for anything,
+        ``{layer}`` for
+        one part between dots, which the context then gives as ``parts["layer"]``.
+    how
+        Computes the array from a :class:`~parity.context.Context`; lines in the order of ``context.cells``.
+    section
+        Where the array stands in the condensed table: ``tokens``, ``hidden states``, ``cell embedding``, the name of a
+        head.
+    when
+        Further condition on the array, beside the pattern.
+    """
+
+    pattern: str | tuple[str, ...]
+    how: Callable[[Context], ArrayLike | Keyed]
+    section: str = field(kw_only=True)
+    when: Callable[[GoldenArray], bool] = field(default=lambda array: True, kw_only=True)
+
+    def match(self, array: GoldenArray) -> dict[str, str] | None:
+        """The parts of the name, None if the rule is not for this array."""
+        parts = match(self.pattern, array)
+        return parts if parts is not None and self.when(array) else None
+
+
+def _same_folder(golden: Golden, weights: str | None) -> Mapping[str, Any]:
+    """Arguments of ``convert_checkpoint``: folder, weights and other files as ``golden.json`` names them."""
+    chosen = {"weights": golden.weights[weights]} if weights is not None else {}
+    files = {role: file for role, file in golden.files.items() if isinstance(file, str)}
+    return {"source": golden.checkpoint, **chosen, **({"files": files} if files else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleTable:
+    """How a family gives its arrays.
+
+    Parameters
+    ----------
+    family
+        Name of the family.
+    rules
+        In order; the first that matches is taken.
+    left_out
+        Pattern -> why an array of that name is not compared. Asked before the rules.
+    inputs
+        Names of the plain inputs of the model, which an array without ``inputs`` was computed from.
+    renames
+        Argument in the goldens' words -> argument of ``forward``; None drops it.
+    conversion
+        Gives the arguments of ``convert_checkpoint`` (but ``output`` and ``family``) for a variant and a key of its
+        weights.
+    """
+
+    family: str
+    rules: Sequence[Rule]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    inputs: Sequence[str] = ("input_ids", "attention_mask")
+    renames: Mapping[str, str | None] = field(default_factory=dict)
+    conversion: Callable[[Golden, str | None], Mapping[str, Any]] = _same_folder
+
+    def find(self, array: GoldenArray) -> tuple[Rule, dict[str, str]] | None:
+        """The rule of an array, with the parts of its name."""
+        for rule in self.rules:
+            parts = rule.match(array)
+            if parts is not None:
+                return rule, parts
+        return None
+
+    def reason_left_out(self, array: GoldenArray) -> str | None:
+        """Why an array is left out; None if it is not."""
+        return next((reason for pattern, reason in self.left_out.items() if match(pattern, array) is not None), None)
+
+
+def match(pattern: str | tuple[str, ...], array: GoldenArray) -> dict[str, str] | None:
+    """The named parts of an array's name, None if the pattern does not fit it."""
+    for one in (pattern,) if isinstance(pattern, str) else pattern:
+        for name in (array.name, array.stem):
+            found = _expression(one).fullmatch(name)
+            if found is not None:
+                return found.groupdict()
+    return None
+
+
+@cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\*|\{\w+\})", pattern)
+    translated = {"*": ".*"}
+    return re.compile(
+        "".join(
+            f"(?P<{piece[1:-1]}>[^.]+)" if piece.startswith("{") else translated.get(piece, re.escape(piece))
+            for piece in pieces
+        )
+    )
