@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from scfm_hf.cells.expression import LARGEST_LOG, measure_expression
+from scfm_hf.cells.gene_names import refuse_transposed
 from scfm_hf.cells.matrix import CellMatrix
-from scfm_hf.errors import ExpressionError, ScfmError
+from scfm_hf.errors import ExpressionError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scfm_hf.cells.matrix import CellBlock
+    from scfm_hf.cells.expression import ExpressionReport, Offenders
 
-#: What the values of an input must be: raw counts, log-normalised, or anything finite that is not negative.
 Expects = Literal["counts", "log", "any"]
-#: log1p of a count as large as this would need 5 x 10^21 molecules in a cell.
-_LARGEST_LOG = 50.0
+"""What the values of an input must be: raw counts, log-normalised, or anything finite that is not negative."""
+
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class ExpressionReport:
-    """What one pass over all values found.
-
-    Parameters
-    ----------
-    totals, n_genes
-        Sum and number of the non-zero values of each cell, float64 and int64, (n_cells,).
-    gene_totals
-        Sum of each column, float64, (n_genes,).
-    whole_numbers
-        Whether all values are whole.
-    largest
-        The largest value.
-    empty_cells
-        Rows without a value, int64.
-    """
-
-    totals: NDArray[np.float64]
-    n_genes: NDArray[np.int64]
-    gene_totals: NDArray[np.float64]
-    whole_numbers: bool
-    largest: float
-    empty_cells: NDArray[np.int64]
+# A fraction as small as this is the noise of a computation, such as undoing a normalisation.
+_ROUNDING_NOISE = 1e-2
+# Where the values of another place are looked at for advice: the first cells tell.
+_LOOKED_AT = 2048
 
 
 def check_expression(
@@ -58,106 +36,121 @@ def check_expression(
     matrix
         The values.
     expects
-        What they must be.
+        What they must be: ``"counts"`` whole numbers, ``"log"`` not whole numbers only and none too large for a
+        logarithm, ``"any"`` either; never negative, NaN or infinite.
     empty_cells
-        ``"keep"`` reports cells without a value instead of raising.
+        ``"keep"`` reports cells whose values are all zero instead of raising.
+
+    Returns
+    -------
+    Totals of cells and genes, and the empty cells.
 
     Raises
     ------
     ExpressionError
-        If values are negative, not finite or of another kind, a cell is empty, or there is nothing.
+        If values are negative, not finite or of another kind, a cell is empty, or there is no cell or no gene.
+    GeneIdError
+        If cells are empty because the matrix is transposed.
     """
     if not matrix.n_cells or not matrix.n_genes:
-        raise ExpressionError(f"There is nothing to read: {matrix.n_cells} cells, {matrix.n_genes} genes.")
-    totals, n_genes = np.zeros(matrix.n_cells), np.zeros(matrix.n_cells, np.int64)
-    gene_totals, largest, whole = np.zeros(matrix.n_genes), 0.0, True
-    found: dict[str, _Offenders] = {}
-    for block in matrix.blocks():
-        values = block.counts.data
-        wrong = {"not finite (NaN or infinite)": ~np.isfinite(values)} if values.dtype.kind == "f" else {}
-        if values.dtype.kind != "u":
-            wrong["negative"] = values < 0
-        if values.dtype.kind == "f":
-            fractions = values != np.rint(values)
-            whole &= not fractions.any()
-            if expects == "counts":
-                wrong["no whole numbers"] = fractions & np.isfinite(values)
-        for what, where in wrong.items():
-            found.setdefault(what, _Offenders()).add(matrix, block, where)
-        largest = max(largest, float(values.max(initial=0)))
-        weights = values.astype(np.float64)
-        rows = np.repeat(np.arange(len(block.cell_ids)), np.diff(block.counts.indptr))
-        totals[block.rows] = np.bincount(rows, weights, minlength=len(block.cell_ids))
-        n_genes[block.rows] = np.diff(block.counts.indptr)
-        gene_totals += np.bincount(block.counts.indices, weights, minlength=matrix.n_genes)
-    for what, offenders in found.items():
-        if offenders.number:
-            raise ExpressionError(f"{offenders} {what}. {_advice(what, matrix)}")
+        raise ExpressionError(
+            f"There is nothing to read: {matrix.place} has {matrix.n_cells:,} cells and {matrix.n_genes:,} genes. "
+            "Look at the filters that were applied before."
+        )
+    report = measure_expression(matrix)
+    _refuse_impossible_values(matrix, report)
+    if expects == "counts" and report.fractions.n_values:
+        _refuse_fractions(matrix, report)
     if expects == "log":
-        _refuse_what_is_no_log(matrix, whole=whole, largest=largest)
-    empty = np.flatnonzero(n_genes == 0)
-    if len(empty) and empty_cells == "raise":
-        names = ", ".join(map(str, matrix.cell_ids[empty[:_SHOWN]]))
+        _refuse_what_is_no_logarithm(matrix, report)
+    if len(report.empty_cells) and empty_cells == "raise":
+        refuse_transposed(matrix)
+        _refuse_empty_cells(matrix, report.empty_cells)
+    return report
+
+
+def _refuse_impossible_values(matrix: CellMatrix, report: ExpressionReport) -> None:
+    if report.not_finite.n_values:
         raise ExpressionError(
-            f"{len(empty):,} of {matrix.n_cells:,} cells have no count at all (first: {names}). Remove them with "
-            'scanpy.pp.filter_cells(adata, min_counts=1), or keep them, without a result, with empty_cells="keep".'
+            f"{_found(matrix, report.not_finite)} NaN or infinite. Find out where they come from; a gene that was not "
+            "seen in a cell has the value 0."
         )
-    return ExpressionReport(totals, n_genes, gene_totals, whole, largest, empty)
-
-
-class _Offenders:
-    """How many values are wrong, and the first of them."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._examples: list[str] = []
-
-    def add(self, matrix: CellMatrix, block: CellBlock, where: NDArray[np.bool_]) -> None:
-        places = np.flatnonzero(where)
-        self.number += len(places)
-        for place in places[: _SHOWN - len(self._examples)]:
-            row = int(np.searchsorted(block.counts.indptr, place, side="right")) - 1
-            gene = matrix.gene_names[block.counts.indices[place]]
-            self._examples.append(f"{block.counts.data[place]:g} in cell {block.cell_ids[row]}, gene {gene}")
-
-    def __str__(self) -> str:
-        return f"{self.number:,} values (first: {'; '.join(self._examples)}) are"
-
-
-def _advice(what: str, matrix: CellMatrix) -> str:
-    if what.startswith("not finite"):
-        return "Find out where they come from; a gene that was not seen has a zero, not NaN."
-    kind = "look scaled or corrected" if what == "negative" else "look normalised"
-    return f"The model wants raw counts, and these {kind}. {_places_with_counts(matrix)}"
-
-
-def _refuse_what_is_no_log(matrix: CellMatrix, *, whole: bool, largest: float) -> None:
-    if (whole and largest > 1) or largest > _LARGEST_LOG:
-        kind = "whole numbers" if whole else f"as large as {largest:g}"
+    if report.negative.n_values:
         raise ExpressionError(
-            f"The values are {kind}, but the model wants log-normalised expression. Take a copy and normalise it: "
-            "scanpy.pp.normalize_total(adata, target_sum=1e4); scanpy.pp.log1p(adata)."
+            f"{_found(matrix, report.negative)} negative, as after scaling, regression or batch correction. "
+            f"{_where_else(matrix, 'counts')}"
         )
 
 
-def _places_with_counts(matrix: CellMatrix) -> str:
-    """Where else in the AnnData raw counts are, in words."""
+def _refuse_fractions(matrix: CellMatrix, report: ExpressionReport) -> None:
+    looks = "log-normalised" if report.kind == "log" else "normalised"
+    message = (
+        f"The model takes raw counts, and {_found(matrix, report.fractions)} not whole numbers: they look {looks}."
+    )
+    if report.largest_fraction < _ROUNDING_NOISE:
+        message = (
+            f"The model takes raw counts, and {_found(matrix, report.fractions)} not whole numbers, though all are "
+            f"within {report.largest_fraction:.1g} of one. If this is the noise of a computation, round a copy with "
+            "numpy.rint."
+        )
+    raise ExpressionError(f"{message} {_where_else(matrix, 'counts')}")
+
+
+def _refuse_what_is_no_logarithm(matrix: CellMatrix, report: ExpressionReport) -> None:
+    if report.kind == "counts":
+        found = f"all values of {matrix.place} are whole numbers (the largest is {report.largest:g}), as raw counts are"
+    elif report.largest > LARGEST_LOG:
+        found = f"the largest value of {matrix.place} is {report.largest:g}, too large for a logarithm"
+    else:
+        return
+    raise ExpressionError(
+        f"The model takes log-normalised values, but {found}. {_where_else(matrix, 'log')} Or normalise a copy: "
+        "scanpy.pp.normalize_total(adata, target_sum=1e4); scanpy.pp.log1p(adata)."
+    )
+
+
+def _refuse_empty_cells(matrix: CellMatrix, empty: NDArray[np.int64]) -> None:
+    first = ", ".join(f"{matrix.cell_ids[row]} (row {row})" for row in empty[:_SHOWN])
+    raise ExpressionError(
+        f"{len(empty):,} of {matrix.n_cells:,} cells have no count at all in {matrix.place} (first: {first}). Remove "
+        "them with scanpy.pp.filter_cells(adata, min_counts=1), or keep them, without a result, with "
+        'empty_cells="keep".'
+    )
+
+
+def _found(matrix: CellMatrix, offenders: Offenders) -> str:
+    """How many values of which cells and genes, as the subject of a sentence."""
+    first = "; ".join(
+        f"{value:g} in cell {matrix.cell_ids[row]} (row {row}), gene {matrix.gene_names[column]}"
+        for row, column, value in offenders.examples
+    )
+    return (
+        f"{offenders.n_values:,} values in {offenders.n_cells:,} of {matrix.n_cells:,} cells of {matrix.place} "
+        f"(first: {first}) are"
+    )
+
+
+def _where_else(matrix: CellMatrix, kind: Literal["counts", "log"]) -> str:
+    """Where else in the AnnData values of a kind are, in words."""
     adata = matrix.adata
-    candidates: list[tuple[str, dict[str, Any]]] = [(f"layer={name!r}", {"layer": name}) for name in adata.layers]
+    others = [name for name, options in _places(adata) if _looks_like(adata, kind, options)]
+    wanted = "raw counts" if kind == "counts" else "log-normalised values"
+    if others:
+        return f"This AnnData holds {wanted} elsewhere: pass {' or '.join(others)}."
+    return f"No other place of this AnnData (X, layers, raw) holds {wanted}."
+
+
+def _places(adata: AnnData) -> list[tuple[str, dict[str, Any]]]:
+    """Every place of values: how to ask for it, in words and as options."""
+    places: list[tuple[str, dict[str, Any]]] = [(f"layer={name!r}", {"layer": name}) for name in adata.layers]
     if adata.raw is not None:
-        candidates.append(("use_raw=True", {"use_raw": True}))
-    if matrix.layer is not None or matrix.use_raw:
-        candidates.append(("X (no layer=)", {}))
-    good = [words for words, options in candidates if _holds_counts(CellMatrix(adata, **options))]
-    if good:
-        return f"There are counts elsewhere in this AnnData: use {' or '.join(good)}."
-    return "No layer nor raw of this AnnData holds counts: go back to the file that does."
+        places.append(("use_raw=True", {"use_raw": True}))
+    return [*places, ("layer=None (X)", {})]
 
 
-def _holds_counts(matrix: CellMatrix) -> bool:
-    """Whether all values are whole and not negative."""
+def _looks_like(adata: AnnData, kind: str, options: dict[str, Any]) -> bool:
+    """Whether the first cells of a place hold such values; the place that was checked does not."""
     try:
-        check_expression(matrix, empty_cells="keep")
-    except ScfmError:
+        return measure_expression(CellMatrix(adata, **options), n_cells=_LOOKED_AT).kind == kind
+    except ExpressionError:  # no such place, or no numbers
         return False
-    return True

@@ -4,51 +4,77 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from scfm_hf.cells.matrix import names_in
 from scfm_hf.errors import GeneIdError, VocabularyError
 from scfm_hf.genes import is_ensembl_id, recognise_id_kind
+from scfm_hf.genes.nomenclature import nomenclature
+from scfm_hf.genes.tables import SPECIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
 
     from scfm_hf.cells.matrix import CellMatrix
-    from scfm_hf.genes import GeneMapping, GeneVocabulary
+    from scfm_hf.genes import GeneMapping, GeneVocabulary, MappingReport
 
-#: Names that people give to columns of gene symbols, and of Ensembl ids; only these are ever chosen by themselves.
-_SYMBOL_COLUMNS = ("gene_symbol", "gene_symbols", "symbol", "feature_name", "gene_name", "gene_names", "gene_short_name")
-_ID_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_id", "gene_ids", "feature_id", "ensembl", "gene")
+# The columns that 10x, scanpy, CELLxGENE and Seurat converters write; only these are chosen by themselves.
+_GENE_COLUMNS = frozenset(
+    "ensembl ensembl_id ensembl_ids ensembl_gene_id gene gene_id gene_ids feature_id feature_ids "
+    "symbol symbols gene_symbol gene_symbols hgnc_symbol gene_name gene_names gene_short_name feature_name".split()
+)
+_KINDS = {"ensembl_id": "Ensembl ids", "symbol": "gene symbols", "other": "the model's own names"}
+_PREFIXES = {"human": "ENSG", "mouse": "ENSMUSG"}
+# Enough names to tell what they are.
+_LOOKED_AT = 5000
+_SHOWN = 3
 
 
-def choose_gene_column(adata: AnnData, *, id_kind: str, species: str | None = None) -> str:
-    """The column of var whose values are names of the wanted kind, ``"var_names"`` if that is the best there is.
+def choose_gene_column(
+    adata: AnnData, *, id_kind: str, species: str | Sequence[str] | None = None, use_raw: bool = False
+) -> str:
+    """Choose the column of var that names the genes as a vocabulary does.
 
     Parameters
     ----------
     adata
         The file.
     id_kind
-        ``"ensembl_id"`` or ``"symbol"``: what the vocabulary holds. Anything else takes ``var_names``.
+        What the vocabulary holds: ``"ensembl_id"`` or ``"symbol"``; anything else takes ``var_names``.
     species
-        Species of the vocabulary; not needed to choose.
+        Species of the vocabulary; of two columns of the wanted kind, the one with more names of these is chosen.
+    use_raw
+        Look at ``raw.var``.
+
+    Returns
+    -------
+    ``"var_names"``, or a column with a usual name (``ensembl_id``, ``gene_ids``, ``feature_name``, ...) more of whose
+    values are of the wanted kind.
     """
-    del species
-    if id_kind == "ensembl_id":
-        shares = {"var_names": _share_of_ids(adata.var_names)}
-        shares |= {name: _share_of_ids(adata.var[name]) for name in _ID_COLUMNS if name in adata.var}
-        best = max(shares, key=lambda name: shares[name])
-        return best if shares[best] > max(shares["var_names"], 0.5) else "var_names"
-    if id_kind == "symbol" and _share_of_ids(adata.var_names) > 0.5:
-        for name in _SYMBOL_COLUMNS:
-            if name in adata.var and recognise_id_kind(_texts(adata.var[name])) == "symbol":
-                return name
-    return "var_names"
+    var = adata.raw.var if use_raw and adata.raw is not None else adata.var
+    usual = [str(column) for column in var.columns if str(column).lower().replace(" ", "_") in _GENE_COLUMNS]
+    names = {column: names_in(var, column) for column in ("var_names", *usual)}
+    fitting = [column for column, values in names.items() if recognise_id_kind(values) == id_kind]
+    if id_kind == "other" or not fitting or fitting == ["var_names"]:
+        return "var_names"
+    wanted = (species,) if isinstance(species, str) else tuple(species or ())
+
+    def fit(column: str) -> tuple[float, float]:
+        return _share(names[column], id_kind, wanted), _share(names[column], id_kind, SPECIES)
+
+    return max(fitting, key=fit)  # the first of equal ones, which is var_names before any column
 
 
 def check_identifiers(
-    matrix: CellMatrix, mapping: GeneMapping, vocabulary: GeneVocabulary, *, min_overlap: float = 0.5
+    matrix: CellMatrix,
+    mapping: GeneMapping,
+    vocabulary: GeneVocabulary,
+    *,
+    species: str | None = None,
+    min_overlap: float = 0.5,
 ) -> None:
     """Raise unless the names of a file are genes that the vocabulary knows.
 
@@ -60,6 +86,8 @@ def check_identifiers(
         Its names mapped to the vocabulary.
     vocabulary
         The model's.
+    species
+        Species of the cells where it is known; None takes what the names tell.
     min_overlap
         Least share of the genes, and of the counts, that must be known. 0 allows anything.
 
@@ -72,67 +100,99 @@ def check_identifiers(
     """
     if min_overlap <= 0:
         return
-    report, names = mapping.report, matrix.gene_names
-    _refuse_transposed(matrix)
-    if report.species is not None and vocabulary.species and report.species not in vocabulary.species:
-        wanted = " or ".join(vocabulary.species)
+    report = mapping.report
+    species = species or report.species
+    if species and vocabulary.species and species not in vocabulary.species:
+        raise GeneIdError(_other_species(matrix, report, vocabulary, species))
+    counts_known = report.share_of_counts is None or report.share_of_counts >= min_overlap
+    if report.share_of_genes >= min_overlap and counts_known:
+        return
+    refuse_transposed(matrix)
+    # Names of another kind of which some match were found through the gene tables: they are right, but too few.
+    of_another_kind = vocabulary.id_kind != "other" and report.id_kind != vocabulary.id_kind
+    if of_another_kind and (report.id_kind == "other" or not report.n_matched):
         raise GeneIdError(
-            f"The genes are those of {report.species} (first: {_first(names)}), the model knows {wanted}. Map them to "
-            f"orthologs first: scfm_hf.genes.map_orthologs(names, source={report.species!r}, target=...)."
+            f"{_matched(report, min_overlap)} The model knows genes by {_KINDS[vocabulary.id_kind]} such as "
+            f"{_first(vocabulary.gene_tokens)}; {matrix.gene_column} holds {_described(matrix, report)}. "
+            f"{_better_column(matrix, vocabulary.id_kind)}"
         )
-    if report.n_matched == 0:
+    raise VocabularyError(
+        f"{_matched(report, min_overlap)} First of the others: {_first(report.unmatched)}. "
+        f"{_better_column(matrix, vocabulary.id_kind)} If the file is right (a panel, or an annotation with many genes "
+        f"that the model leaves out), lower min_overlap=. The mapping in full is in the error's report.",
+        report,
+    )
+
+
+def refuse_transposed(matrix: CellMatrix) -> None:
+    """Raise GeneIdError if the rows are named like genes and the columns are not."""
+    if _kind_of_some(matrix.gene_names) == "other" and _kind_of_some(matrix.cell_ids) != "other":
         raise GeneIdError(
-            f"None of the {report.n_genes:,} gene names is in the vocabulary (first: {_first(names)}; the vocabulary "
-            f"holds names such as {_first(vocabulary.gene_tokens)}). {_advice(matrix, vocabulary, report.id_kind)}"
-        )
-    shares = {"genes": report.share_of_genes, "counts": report.share_of_counts}
-    low = [f"{share:.0%} of the {what}" for what, share in shares.items() if share is not None and share < min_overlap]
-    if low:
-        raise VocabularyError(
-            f"Only {' and '.join(low)} are in the model's vocabulary; at least {min_overlap:.0%} must be. {report} "
-            f"{_advice(matrix, vocabulary, report.id_kind)} If it is right nonetheless (a small panel, say), lower "
-            "min_overlap=.",
-            report,
+            f"The matrix is transposed: its rows have names of genes ({_first(matrix.cell_ids)}), its columns have "
+            f"not ({_first(matrix.gene_names)}). Pass adata.T, whose rows are the cells."
         )
 
 
-def _refuse_transposed(matrix: CellMatrix) -> None:
-    cells = list(map(str, matrix.cell_ids))
-    if recognise_id_kind(list(matrix.gene_names)) == "other" and recognise_id_kind(cells) != "other":
-        raise GeneIdError(
-            f"The matrix is transposed: its rows are called {_first(matrix.cell_ids)}, which are genes, and its columns "
-            f"{_first(matrix.gene_names)}. Use adata.T."
-        )
+def _other_species(matrix: CellMatrix, report: MappingReport, vocabulary: GeneVocabulary, species: str) -> str:
+    return (
+        f"The genes of {matrix.gene_column} are those of {species} (first: {_first(matrix.gene_names)}), the model "
+        f"knows {' and '.join(vocabulary.species)}: {_numbers(report)}. Use a model of {species}, or map the genes to "
+        f"their orthologs with scfm_hf.genes.map_orthologs."
+    )
 
 
-def _advice(matrix: CellMatrix, vocabulary: GeneVocabulary, found: str) -> str:
-    """Which column of var would do better, in words."""
-    var = matrix.adata.var
-    wanted = vocabulary.id_kind
-    columns = [name for name in var if name != matrix.gene_column and _fits(var[name], wanted)]
-    if matrix.gene_column != "var_names" and _fits(matrix.adata.var_names, wanted):
-        columns.insert(0, "var_names")
-    if columns:
-        return f"The model wants {wanted.replace('_', ' ')}s: use gene_column={' or '.join(map(repr, columns))}."
-    if found != wanted and wanted != "other":
-        return f"The model wants {wanted.replace('_', ' ')}s, and var has no column of them."
-    return "Look at the names in var: they must be the model's."
+def _matched(report: MappingReport, min_overlap: float) -> str:
+    few = "Too few genes are in the model's vocabulary" if report.n_matched else "No gene is in the model's vocabulary"
+    return f"{few}: {_numbers(report)}; at least {min_overlap:.0%} of both must be."
 
 
-def _fits(values: Iterable[object], wanted: str) -> bool:
-    series = pd.Series(values)
-    return not pd.api.types.is_numeric_dtype(series) and recognise_id_kind(_texts(series)) == wanted
+def _numbers(report: MappingReport) -> str:
+    counts = "" if report.share_of_counts is None else f", with {report.share_of_counts:.1%} of the counts,"
+    return f"{report.n_matched:,} of {report.n_genes:,} ({report.share_of_genes:.1%}){counts} match"
 
 
-def _share_of_ids(values: Iterable[object]) -> float:
-    texts = _texts(values)
-    return sum(map(is_ensembl_id, texts)) / max(len(texts), 1)
+def _described(matrix: CellMatrix, report: MappingReport) -> str:
+    kind = {"ensembl_id": "Ensembl ids", "symbol": "gene symbols", "other": "neither Ensembl ids nor gene symbols"}
+    return f"{kind[report.id_kind]} (first: {_first(matrix.gene_names)})"
 
 
-def _texts(values: Iterable[object]) -> list[str]:
-    return [str(value) for value in values]
+def _better_column(matrix: CellMatrix, id_kind: str) -> str:
+    """Which column of var has names of the wanted kind, in words."""
+    wanted = _KINDS[id_kind]
+    if id_kind == "other":
+        return f"Rename the genes to {wanted}, or name the column of var that has them with gene_column=."
+    columns = [column for column in ("var_names", *_text_columns(matrix.var)) if column != matrix.gene_column]
+    kinds = {column: _kind_of_some(np.array(names_in(matrix.var, column), dtype=np.str_)) for column in columns}
+    better = [repr(column) for column, kind in kinds.items() if kind == id_kind]
+    if better:
+        return f"Pass gene_column={' or '.join(better)}, which holds {wanted}."
+    return f"No other column of var holds {wanted}; add one and name it with gene_column=."
+
+
+def _text_columns(var: pd.DataFrame) -> list[str]:
+    return [
+        column
+        for column in var.columns
+        if not pd.api.types.is_numeric_dtype(var[column]) and not pd.api.types.is_bool_dtype(var[column])
+    ]
+
+
+def _kind_of_some(names: np.ndarray) -> str:
+    """What names are, from some of them taken at even distances."""
+    return recognise_id_kind(map(str, names[:: len(names) // _LOOKED_AT + 1]))
+
+
+def _share(names: Sequence[str], id_kind: str, species: Iterable[str]) -> float:
+    """Share of names that are Ensembl ids or approved symbols of one of these species."""
+    known = [one for one in species if one in SPECIES]
+    if not names or not known:
+        return 0.0
+    if id_kind == "ensembl_id":
+        prefixes = tuple(_PREFIXES[one] for one in known)
+        return sum(name.upper().startswith(prefixes) and is_ensembl_id(name) for name in names) / len(names)
+    symbols = frozenset().union(*(nomenclature(one).symbols for one in known))
+    return sum(map(symbols.__contains__, names)) / len(names)
 
 
 def _first(names: Iterable[object]) -> str:
-    texts = [str(name) for name, _ in zip(names, range(3), strict=False)]
-    return ", ".join(texts)
+    return ", ".join(str(name) for name, _ in zip(names, range(_SHOWN), strict=False)) or "none"
