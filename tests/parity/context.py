@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -110,6 +110,10 @@ class Context:
         return next(seed for draw, seed in self.array.seeds.items() if draw.startswith(generator))
 
     # ----------------------------------------------------------------------------------------------- what is loaded
+
+    def using(self, weights: str | None) -> Self:
+        """The same with other weights: a key of ``weights``, or one that the table's ``conversion`` knows."""
+        return type(self)(self._variant, self.array, weights, self.parts)
 
     @property
     def folder(self) -> Path:

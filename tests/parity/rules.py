@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike
 
@@ -67,8 +68,9 @@ class Rule:
         return parts if parts is not None and self.when(array) else None
 
 
-def _same_folder(golden: Golden, weights: str | None) -> Mapping[str, Any]:
+def _same_folder(golden: Golden, weights: str | None, scratch: Path) -> Mapping[str, Any]:
     """Arguments of ``convert_checkpoint``: folder, weights and other files as ``golden.json`` names them."""
+    del scratch
     chosen = {"weights": golden.weights[weights]} if weights is not None else {}
     files = {role: file for role, file in golden.files.items() if isinstance(file, str)}
     return {"source": golden.checkpoint, **chosen, **({"files": files} if files else {})}
@@ -91,8 +93,9 @@ class RuleTable:
     renames
         Argument in the goldens' words -> argument of ``forward``; None drops it.
     conversion
-        Gives the arguments of ``convert_checkpoint`` (but ``output`` and ``family``) for a variant and a key of its
-        weights.
+        Gives the arguments of ``convert_checkpoint`` (but ``output`` and ``family``) for a variant, a key of its
+        weights
+        (or one that a rule made up, see :meth:`~parity.context.Context.using`) and a folder for files of its own.
     """
 
     family: str
@@ -100,7 +103,7 @@ class RuleTable:
     left_out: Mapping[str, str] = field(default_factory=dict)
     inputs: Sequence[str] = ("input_ids", "attention_mask")
     renames: Mapping[str, str | None] = field(default_factory=dict)
-    conversion: Callable[[Golden, str | None], Mapping[str, Any]] = _same_folder
+    conversion: Callable[[Golden, str | None, Path], Mapping[str, Any]] = _same_folder
 
     def find(self, array: GoldenArray) -> tuple[Rule, dict[str, str]] | None:
         """The rule of an array, with the parts of its name."""

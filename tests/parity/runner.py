@@ -164,7 +164,9 @@ class Converted:
         with FileLock(f"{output}.lock"):
             if not output.exists():
                 try:
-                    convert_checkpoint(output=output, family=golden.family, **table.conversion(golden, weights))
+                    scratch = output.with_name(f"{output.name}.source")
+                    arguments = table.conversion(golden, weights, scratch)
+                    convert_checkpoint(output=output, family=golden.family, **arguments)
                 except BaseException:
                     shutil.rmtree(output, ignore_errors=True)
                     raise

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from transformers import BertConfig, BertForMaskedLM
 
 from parity.compare import Keyed
 from parity.rules import Rule, RuleTable
+from scfm_hf.conversion.pickles import read_dictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +38,8 @@ def tokens(context: Context) -> Array:
     """A column of the tokenizer, with the original's rules for names and repeated columns."""
     column = COLUMNS[context.array.stem.rpartition(".")[2]]
     options = context.case.options
+    if context.weights is None and not Path(context.golden.checkpoint or "", "config.json").exists():
+        context = context.using(options["model_version"])
     encoded = context.tokens(
         adata=cells(context),
         key=context.case.name,
@@ -54,8 +60,10 @@ def cells(context: Context) -> anndata.AnnData:
     if "gene_ids" in options:
         adata.var_names = context.golden.description["ensembl_ids"][options["gene_ids"]]
         adata.var = adata.var[[]]
-    for gene, identifier in options.get("substitutions", {}).items():
-        adata.var.loc[gene, context.case.gene_column] = identifier
+    if "substitutions" in options:
+        names = adata.var[context.case.gene_column].astype(str)
+        names.update(pd.Series(options["substitutions"]))
+        adata.var[context.case.gene_column] = names
     if options.get("dense"):
         adata.X = adata.X.toarray()
     for row in options.get("zero_cells", ()):
@@ -167,11 +175,41 @@ def task_logits(context: Context) -> Array:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def conversion(golden: Golden, weights: str | None) -> Mapping[str, Any]:
-    """The folder of a model; its dictionaries lie in a folder above."""
-    if golden.checkpoint is None or weights is None:
-        return {"source": golden.checkpoint}
-    return {"source": Path(golden.checkpoint, golden.weights[weights]).parent}
+def conversion(golden: Golden, weights: str | None, scratch: Path) -> Mapping[str, Any]:
+    """Folder of a model, or the smallest model around a version's dictionaries where the tokenizer alone is stored."""
+    checkpoint = Path(golden.checkpoint or "")
+    if weights in golden.weights:
+        return {"source": Path(checkpoint, golden.weights[weights]).parent}
+    if weights is None:
+        return {"source": checkpoint}
+    dictionaries = read_dictionaries(golden, weights)
+    scratch.mkdir()
+    for name, content in dictionaries.items():
+        with (scratch / f"{name}_gc.pkl").open("wb") as file:
+            pickle.dump(content, file)
+    sizes = {"vocab_size": len(dictionaries["token_dictionary"]), "max_position_embeddings": 4096}
+    small = {"hidden_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 2}
+    BertForMaskedLM(BertConfig(**sizes, **small)).save_pretrained(scratch)
+    return {"source": scratch}
+
+
+def read_dictionaries(golden: Golden, version: str) -> dict[str, dict[str, Any]]:
+    """Dictionaries of a version by kind; where a case says so, V1's with other special tokens and shifted ids."""
+    described = golden.description.get("cases", {}).get(version, {}).get("dictionaries_from")
+    if described is not None:
+        read = read_dictionaries(golden, described["case"])
+        shift, special = described["token_id_shift"], described["specials"]
+        shifted = {name: token + shift for name, token in read["token_dictionary"].items() if name not in special}
+        return {**read, "token_dictionary": {**special, **shifted}}
+    folder = Path(golden.checkpoint or "", (golden.files.get("dictionaries") or {}).get(version, ""))
+    pattern = "*" if folder != golden.checkpoint else "**/*"
+    kinds = ("token_dictionary", "gene_median_dictionary", "ensembl_mapping_dict")
+    return {kind: plain(read_dictionary(next(folder.glob(f"{pattern}{kind}_gc*.pkl")))) for kind in kinds}
+
+
+def plain(dictionary: dict[str, Any]) -> dict[str, Any]:
+    """The same with Python's own numbers."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in dictionary.items()}
 
 
 def of_multitask(array: GoldenArray) -> bool:
