@@ -108,18 +108,18 @@ def check_identifiers(
     if report.share_of_genes >= min_overlap and counts_known:
         return
     refuse_transposed(matrix)
-    # Names of another kind of which some match were found through the gene tables: they are right, but too few.
     of_another_kind = vocabulary.id_kind != "other" and report.id_kind != vocabulary.id_kind
-    if of_another_kind and (report.id_kind == "other" or not report.n_matched):
+    if of_another_kind and not _translated(report):
         raise GeneIdError(
             f"{_matched(report, min_overlap)} The model knows genes by {_KINDS[vocabulary.id_kind]} such as "
             f"{_first(vocabulary.gene_tokens)}; {matrix.gene_column} holds {_described(matrix, report)}. "
             f"{_better_column(matrix, vocabulary.id_kind)}"
         )
+    advice = "" if report.id_kind == vocabulary.id_kind else f"{_better_column(matrix, vocabulary.id_kind)} "
     raise VocabularyError(
-        f"{_matched(report, min_overlap)} First of the others: {_first(report.unmatched)}. "
-        f"{_better_column(matrix, vocabulary.id_kind)} If the file is right (a panel, or an annotation with many genes "
-        f"that the model leaves out), lower min_overlap=. The mapping in full is in the error's report.",
+        f"{_matched(report, min_overlap)} First of the others: {_first(report.unmatched)}. {advice}If the file is "
+        "right (a panel, or an annotation with many genes that the model leaves out), lower min_overlap=. The mapping "
+        "in full is in the error's report.",
         report,
     )
 
@@ -131,6 +131,12 @@ def refuse_transposed(matrix: CellMatrix) -> None:
             f"The matrix is transposed: its rows have names of genes ({_first(matrix.cell_ids)}), its columns have "
             f"not ({_first(matrix.gene_names)}). Pass adata.T, whose rows are the cells."
         )
+
+
+def _translated(report: MappingReport) -> bool:
+    """Whether names of another kind could be translated at all; then they are right, and too few are known."""
+    ways = ("identifiers", "alias", "symbol_to_id", "id_to_symbol")
+    return report.id_kind != "other" and any(way in report.ways for way in ways)
 
 
 def _other_species(matrix: CellMatrix, report: MappingReport, vocabulary: GeneVocabulary, species: str) -> str:

@@ -30,8 +30,7 @@ FORMATS = "csr csc dense fortran csr_array csc_array coo".split()
 counts = st.tuples(st.integers(1, 9), st.integers(1, 7)).flatmap(
     lambda shape: arrays.arrays(np.int64, shape, elements=st.sampled_from([0, 0, 0, 1, 2, 7, 100]))
 )
-settings.register_profile("cells", max_examples=40, deadline=None)
-settings.load_profile("cells")
+some = settings(max_examples=40, deadline=None)
 
 
 def stored(values: NDArray[Any], form: str, dtype: str = "float32") -> Any:
@@ -91,6 +90,7 @@ def read(matrix: CellMatrix, block_size: int = 4) -> NDArray[Any]:
     return dense
 
 
+@some
 @given(values=counts, form=st.sampled_from(FORMATS), dtype=st.sampled_from(DTYPES), block_size=st.integers(1, 10))
 def test_every_form_and_type_gives_the_same_blocks(
     values: NDArray[Any], form: str, dtype: str, block_size: int
@@ -104,12 +104,14 @@ def test_every_form_and_type_gives_the_same_blocks(
     assert (read(CellMatrix(adata, layer="values"), block_size) == values).all()
 
 
+@some
 @given(values=counts, form=st.sampled_from(["csr", "csc", "dense"]))
 def test_booleans_count_as_ones(values: NDArray[Any], form: str) -> None:
     adata = annotated(stored(values > 0, form, "bool"))
     assert (read(CellMatrix(adata)) == (values > 0)).all()
 
 
+@some
 @given(values=counts, block_size=st.integers(1, 10))
 def test_unsorted_and_duplicated_entries_are_sorted_and_summed_in_a_copy(values: NDArray[Any], block_size: int) -> None:
     matrix = untidy(values)
@@ -126,6 +128,7 @@ def test_sums_of_small_integers_do_not_overflow() -> None:
     assert read(CellMatrix(annotated(twice))).tolist() == [[200]]
 
 
+@some
 @given(
     values=counts, form=st.sampled_from(["csr", "csc", "dense"]), place=st.sampled_from(["X", "layer", "raw"]),
     data=st.data(),
@@ -153,7 +156,7 @@ def index(size: int) -> st.SearchStrategy[Any]:
     return st.one_of(slices, masks, positions)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(some, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=counts, form=st.sampled_from(["csr", "csc", "dense"]), dtype=st.sampled_from(["float32", "int32", "uint8"]),
     raw=st.booleans(), block_size=st.integers(1, 10), data=st.data(),
