@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scfm_hf.cells.expression import LARGEST_LOG, measure_expression
 from scfm_hf.cells.gene_names import refuse_transposed
-from scfm_hf.cells.matrix import CellMatrix
+from scfm_hf.cells.matrix import CellMatrix, raw_of
 from scfm_hf.errors import ExpressionError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _where_else(matrix: CellMatrix, kind: Literal["counts", "log"]) -> str:
 def _places(adata: AnnData) -> list[tuple[str, dict[str, Any]]]:
     """Every place of values: how to ask for it, in words and as options."""
     places: list[tuple[str, dict[str, Any]]] = [(f"layer={name!r}", {"layer": name}) for name in adata.layers]
-    if adata.raw is not None:
+    if raw_of(adata) is not None:
         places.append(("use_raw=True", {"use_raw": True}))
     return [*places, ("layer=None (X)", {})]
 

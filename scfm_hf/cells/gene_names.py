@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm_hf.cells.matrix import names_in
+from scfm_hf.cells.matrix import names_in, raw_of
 from scfm_hf.errors import GeneIdError, VocabularyError
 from scfm_hf.genes import is_ensembl_id, recognise_id_kind
 from scfm_hf.genes.nomenclature import nomenclature
@@ -54,7 +54,8 @@ def choose_gene_column(
     ``"var_names"``, or a column with a usual name (``ensembl_id``, ``gene_ids``, ``feature_name``, ...) more of whose
     values are of the wanted kind.
     """
-    var = adata.raw.var if use_raw and adata.raw is not None else adata.var
+    raw = raw_of(adata) if use_raw else None
+    var = adata.var if raw is None else raw.var
     usual = [str(column) for column in var.columns if str(column).lower().replace(" ", "_") in _GENE_COLUMNS]
     names = {column: names_in(var, column) for column in ("var_names", *usual)}
     fitting = [column for column, values in names.items() if recognise_id_kind(values) == id_kind]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
-    from anndata import AnnData
+    from anndata import AnnData, Raw
     from numpy.typing import NDArray
     from scipy import sparse
 
@@ -139,11 +139,19 @@ def names_in(table: pd.DataFrame, column: str) -> list[str]:
     return [str(name) if known else "" for name, known in zip(table[column], named, strict=True)]
 
 
+def raw_of(adata: AnnData) -> Raw | None:
+    """The raw of an AnnData, None if there is none.
+
+    anndata gives a backed file whose raw is stored as null a raw without columns, whose X cannot be read.
+    """
+    return adata.raw if adata.raw is not None and adata.raw.n_vars else None
+
+
 def _refuse_what_is_not_there(adata: AnnData, layer: str | None, use_raw: bool) -> None:
     layers = ", ".join(map(repr, adata.layers)) or "none"
     if layer is not None and use_raw:
         raise ExpressionError("Give either layer= or use_raw=True, not both.")
-    if use_raw and adata.raw is None:
+    if use_raw and raw_of(adata) is None:
         raise ExpressionError(f"The AnnData has no raw. Leave use_raw= out, or name a layer; it has {layers}.")
     if layer is not None and layer not in adata.layers:
         raise ExpressionError(f"The AnnData has no layer {layer!r}; it has {layers}.")

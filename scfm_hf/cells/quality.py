@@ -10,7 +10,7 @@ import numpy as np
 
 from scfm_hf.cells.expression import measure_expression
 from scfm_hf.cells.gene_names import choose_gene_column
-from scfm_hf.cells.matrix import CellMatrix, names_in
+from scfm_hf.cells.matrix import CellMatrix, names_in, raw_of
 from scfm_hf.errors import ExpressionError
 from scfm_hf.genes import gene_table, recognise_id_kind, recognise_species, strip_version
 from scfm_hf.genes.tables import SPECIES
@@ -150,7 +150,7 @@ def _places(adata: AnnData) -> dict[str, dict[str, Any]]:
     parent = adata._adata_ref if adata.is_view else adata  # looking at the X of a view would copy it
     places: dict[str, dict[str, Any]] = {} if parent.X is None else {"X": {}}
     places |= {f"layer {name}": {"layer": name} for name in adata.layers}
-    return places if adata.raw is None else places | {"raw": {"use_raw": True}}
+    return places if raw_of(adata) is None else places | {"raw": {"use_raw": True}}
 
 
 def _measure(adata: AnnData, options: dict[str, Any]) -> ExpressionReport | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import sparse
 
-from scfm_hf.cells import CellMatrix, storage
+from scfm_hf.cells import CellMatrix, inspect_cells, storage
 from scfm_hf.errors import ExpressionError, GeneIdError
 
 if TYPE_CHECKING:
@@ -196,8 +197,6 @@ class TestOnDisk:
     def test_csr_rows_are_read_a_block_at_a_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, human_pbmc: anndata.AnnData
     ) -> None:
-        import h5py
-
         human_pbmc.write_h5ad(tmp_path / "csr.h5ad")
         backed = anndata.read_h5ad(tmp_path / "csr.h5ad", backed="r")
         matrix = CellMatrix(backed)
@@ -285,6 +284,16 @@ class TestWhatIsNotThere:
         human_pbmc.layers["counts"], human_pbmc.X = human_pbmc.X, None
         with pytest.raises(ExpressionError, match=r"no X.*'counts'"):
             CellMatrix(human_pbmc)
+
+    def test_a_raw_stored_as_null_is_no_raw(self, tmp_path: Path, human_pbmc: anndata.AnnData) -> None:
+        human_pbmc.write_h5ad(tmp_path / "cells.h5ad")
+        with h5py.File(tmp_path / "cells.h5ad", "a") as file:
+            write_elem(file, "raw", None)
+        backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+        with pytest.raises(ExpressionError, match="no raw"):
+            CellMatrix(backed, use_raw=True)
+        assert inspect_cells(backed).places == {"X": "raw counts"}
+        backed.file.close()
 
     def test_a_layer_and_raw_together_are_refused(self, human_pbmc: anndata.AnnData) -> None:
         with pytest.raises(ExpressionError, match="not both"):
