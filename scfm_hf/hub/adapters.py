@@ -210,11 +210,18 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     ValueError
         If the kind of adapter cannot be merged (prompts), or the merged weights would not be finite.
     """
+    from peft.utils import ModulesToSaveWrapper
+
     if not hasattr(model.base_model, "merge_and_unload"):
         kind = model.peft_config[model.active_adapter].peft_type
         raise ValueError(
             f"An adapter of the kind {kind} changes the input, not the weights: it cannot be merged. Save it as it is."
         )
+    # For IA3, peft takes a module that was trained whole for one with a weight, which a head of several layers has not.
+    inner = model.base_model.model
+    for name, module in list(inner.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            inner.set_submodule(name, module.unload_and_optionally_merge_module(True, True, None))
     return model.merge_and_unload(safe_merge=True)
 
 

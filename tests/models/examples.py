@@ -83,6 +83,10 @@ class FamilyExample:
             return {"labels": inputs["values"].clone()}
         raise NotImplementedError(f"tests/models/{self.spec.name}/example.py must say what labels {class_name} takes.")
 
+    def unfit_for_mixin(self, class_name: str) -> dict[str, str]:
+        """Tests of transformers' ``ModelTesterMixin`` that do not fit a class, by a pattern of their names, and why."""
+        return {}
+
     # What follows from the specification ------------------------------------------------------------------------------
 
     def config(self, class_name: str, **options: Any) -> CellConfig:

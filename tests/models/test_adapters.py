@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from models.examples import Case, every_class, fill_side_tables, largest_difference, loss_of, results, save_memory
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from models.examples import Case, every_class, fill_side_tables, largest_difference, loss_of, results, save_memory
+from scfm_hf.hub import merge_adapter
 from scfm_hf.training import lora_config
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def test_an_adapter_acts_in_evaluation_as_in_training(case: Case, method: str) -
 def test_a_merged_adapter_gives_the_same(case: Case, method: str) -> None:
     adapted, batch = adapt(case.model(), method), case.inputs()
     expected = results(adapted, batch)
-    merged = adapted.merge_and_unload()
+    merged = merge_adapter(adapted)
     assert type(merged) is case.model_class
     assert largest_difference(results(merged, batch), expected) <= 1e-4
 

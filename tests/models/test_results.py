@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
-
 from models.examples import Case, every_class, forward_parameters, largest_difference, loss_of, results, save_memory
+from scipy import sparse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

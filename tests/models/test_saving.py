@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from models.examples import fill_side_tables, largest_difference, results
 from transformers import AutoConfig
 
-from models.examples import fill_side_tables, largest_difference, results
 from scfm_hf.models.auto import auto_class
 
 if TYPE_CHECKING:

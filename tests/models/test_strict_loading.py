@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from models.examples import fill_side_tables, forward_parameters
 from safetensors.torch import load_file, save_file
 
-from models.examples import fill_side_tables, forward_parameters
 from scfm_hf.errors import CheckpointError, CompatibilityError
 
 if TYPE_CHECKING:

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
-
 from models.examples import Case, every_class
+from transformers import Trainer, TrainingArguments
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from transformers import PreTrainedModel
 
 trainable = pytest.mark.parametrize(

@@ -102,6 +102,9 @@ class GeneformerModel(GeneformerPreTrainedModel):
         hidden = self.embeddings(
             input_ids=input_ids, token_type_ids=token_type_ids, position_ids=position_ids, inputs_embeds=inputs_embeds
         )
+        # A cell without a token has nothing to attend to: zeros, whatever the attention implementation makes of it.
+        alive = None if attention_mask is None else attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
+        hidden = hidden if alive is None else hidden * alive
         kept: dict[int, Tensor] = {0: hidden} if keep_all or wanted == 0 else {}
         attentions: list[Tensor] = []
         with self.eager_while(output_attentions):
@@ -113,12 +116,10 @@ class GeneformerModel(GeneformerPreTrainedModel):
                     attentions.append(probabilities)
                 else:
                     hidden = layer(hidden, mask)
+                hidden = hidden if alive is None else hidden * alive
                 if keep_all or number == wanted:
                     kept[number] = hidden
-        if attention_mask is not None:
-            # A cell without a token has nothing to attend to: zeros, whatever the attention implementation makes of it.
-            alive = attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
-            hidden, kept = hidden * alive, {number: state * alive for number, state in kept.items()}
+        if attentions and alive is not None and not alive.all():
             attentions = [probabilities * alive[..., None] for probabilities in attentions]
         return CellModelOutput(
             last_hidden_state=hidden,
