@@ -135,7 +135,9 @@ def encode_cells(
     scheme = tokenizer.scheme(**options)
     vocabulary = tokenizer.vocabulary
     if gene_column is None:
-        gene_column = choose_gene_column(adata, id_kind=vocabulary.id_kind, species=next(iter(vocabulary.species), None))
+        gene_column = choose_gene_column(
+            adata, id_kind=vocabulary.id_kind, species=vocabulary.species, use_raw=use_raw
+        )
     matrix = CellMatrix(adata, layer=layer, use_raw=use_raw, gene_column=gene_column)
     expression = check_expression(matrix, expects=scheme.expects, empty_cells=empty_cells)
     mapper = tokenizer.exact_mapper if exact_names else tokenizer.mapper
