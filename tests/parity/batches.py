@@ -70,7 +70,7 @@ def make_batch(inputs: Mapping[str, Input], lines: Sequence[int], *, trim: bool)
         prefix = max((prefix for prefix in masks if name.startswith(prefix)), key=len, default=None)
         if trim and prefix is not None and inputs[name].has_tokens and values.shape[:2] == masks[prefix].shape:
             values = values[:, : int(np.flatnonzero(masks[prefix].any(0)).max(initial=-1)) + 1]
-        batch[name] = torch.from_numpy(np.ascontiguousarray(values))
+        batch[name] = torch.from_numpy(np.array(values, order="C"))
     return batch
 
 
