@@ -6,6 +6,7 @@ A folder of ``scfm_hf/models`` with a ``family.py`` that defines ``FAMILY`` is a
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -143,9 +144,10 @@ def families() -> Mapping[str, FamilySpec]:
     package = importlib.import_module(__package__ or "scfm_hf.models")
     found: dict[str, FamilySpec] = {}
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
-        if not module.ispkg:
+        place = f"{package.__name__}.{module.name}.family"
+        if not module.ispkg or importlib.util.find_spec(place) is None:
             continue
-        spec = importlib.import_module(f"{package.__name__}.{module.name}.family").FAMILY
+        spec = importlib.import_module(place).FAMILY
         if spec.name != module.name:
             raise ValueError(f"scfm_hf/models/{module.name}/family.py calls its family {spec.name!r}; the two must be the same.")
         found[spec.name] = spec
