@@ -114,7 +114,8 @@ class GeneProjection:
         else:
             target, data = target[kept], counts.data[kept]
             indptr = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
-        projected = csr_array((data, target, indptr), shape=(counts.shape[0], len(self.gene_ids)))
+        # Sums are made in place: never in the caller's own arrays.
+        projected = csr_array((data, target, indptr), shape=(counts.shape[0], len(self.gene_ids)), copy=self._sums)
         if self._sums:
             # A sum of small integer types must not overflow.
             projected.data = projected.data.astype(np.result_type(projected.data.dtype, np.float32), copy=False)
