@@ -54,10 +54,10 @@ def condensed_table(results: Sequence[Result]) -> str:
             left_out.append(f"- {family}: {sum(result.status == 'left out' for result in found)} arrays left out")
         elif compared:
             equal = sum(result.status == "equal" for result in found)
-            worst = max(compared, key=lambda result: result.scaled or 0.0)
+            largest = max(result.difference for result in compared if result.difference is not None)
             tolerances = sorted({result.tolerance for result in found})
             shown = " to ".join(dict.fromkeys(f"{tolerance:g}" for tolerance in (tolerances[0], tolerances[-1])))
-            lines.append(f"| {family} | {section} | {len(found)} | {equal} | {worst.difference:.1e} | {shown} |")
+            lines.append(f"| {family} | {section} | {len(found)} | {equal} | {largest:.1e} | {shown} |")
         else:
             lines.append(f"| {family} | {section} | {len(found)} | 0 | | |")
     return "\n".join([*lines, *([""] if left_out else []), *left_out]) + "\n"

@@ -460,3 +460,10 @@ def test_tables_say_what_was_found(tmp_path: Path) -> None:
         "b",
         "c",
     ]
+
+
+def test_the_condensed_table_gives_the_largest_difference_and_not_the_largest_scaled_one() -> None:
+    same: dict[str, Any] = {"family": "toy", "variant": "small", "role": "output", "weights": None, "section": "head"}
+    small = Result(**same, array="small", tolerance=1e-4, status="equal", difference=2e-6, scaled=2e-6)
+    large = Result(**same, array="large", tolerance=1e-4, status="equal", difference=5e-5, scaled=1e-6)
+    assert "| toy | head | 2 | 2 | 5.0e-05 | 0.0001 |" in condensed_table([small, large])
