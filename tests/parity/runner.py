@@ -62,8 +62,10 @@ class Result:
 
 
 def rule_tables() -> Mapping[str, RuleTable]:
-    """The rule table of each family that has one."""
-    names = sorted(module.name for module in pkgutil.iter_modules(tables.__path__))
+    """The rule table of each registered family that has one."""
+    from scfm_hf.models.registry import families
+
+    names = sorted({module.name for module in pkgutil.iter_modules(tables.__path__)} & set(families()))
     return {name: importlib.import_module(f"{tables.__name__}.{name}").TABLE for name in names}
 
 
@@ -138,8 +140,10 @@ def stale_entries(table: RuleTable, goldens: Iterable[Golden]) -> list[str]:
 
 
 def goldens_with_tables(root: Path) -> list[Golden]:
-    """The variants under a root whose family has a rule table."""
-    known = {module.name for module in pkgutil.iter_modules(tables.__path__)}
+    """The variants under a root whose family is registered and has a rule table."""
+    from scfm_hf.models.registry import families
+
+    known = {module.name for module in pkgutil.iter_modules(tables.__path__)} & set(families())
     return [golden for golden in map(Golden, golden_folders(root)) if golden.family in known]
 
 

@@ -107,11 +107,15 @@ def gene_embedding(context: Context) -> Keyed:
 
 
 def summary(context: Context) -> Array:
-    """Mean or median over the cells; the middle of an even number of cells is the lower one, as torch has it."""
-    kind = context.options["summary"].rpartition("_")[2]
+    """Mean or median over the cells; torch's exact median of an even number is the lower one in the middle."""
     embeddings = cell_embedding(context)
-    middle = (len(embeddings) - 1) // 2
-    return (embeddings.mean(0) if kind == "mean" else np.sort(embeddings, axis=0)[middle])[None]
+    known = {
+        "exact_mean": embeddings.mean(0),
+        "exact_median": np.sort(embeddings, axis=0)[(len(embeddings) - 1) // 2],
+        "tdigest_mean": embeddings.mean(0),
+        "tdigest_median": np.median(embeddings, axis=0),
+    }
+    return known[context.options["summary"]][None]
 
 
 def state_embedding(context: Context) -> Array:
