@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from parity.context import Context
     from parity.golden import Golden, GoldenArray
 
-#: Roles that are compared; of these an output must be.
-COMPARED_ROLES = ("output", "quirk", "internal")
+#: Roles of which every array must have a rule, or a reason to be left out.
+REQUIRED_ROLES = ("output", "quirk")
+#: Roles that a rule is for unless it says otherwise.
+COMPARED_ROLES = (*REQUIRED_ROLES, "internal")
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,20 @@ class Rule:
         head.
     when
         Further condition on the array, beside the pattern.
+    roles
+        Roles of the arrays that it is for. An ``input`` or ``aux`` array is compared only by a rule that names its role
+        here, so that a wide pattern takes no row numbers and drawn noise along.
     """
 
     pattern: str | tuple[str, ...]
     how: Callable[[Context], ArrayLike | Keyed]
     section: str = field(kw_only=True)
     when: Callable[[GoldenArray], bool] = field(default=lambda array: True, kw_only=True)
+    roles: Sequence[str] = field(default=COMPARED_ROLES, kw_only=True)
 
     def match(self, array: GoldenArray) -> dict[str, str] | None:
         """The parts of the name, None if the rule is not for this array."""
-        parts = match(self.pattern, array)
+        parts = match(self.pattern, array) if array.role in self.roles else None
         return parts if parts is not None and self.when(array) else None
 
 
@@ -114,7 +120,9 @@ class RuleTable:
         return None
 
     def reason_left_out(self, array: GoldenArray) -> str | None:
-        """Why an array is left out; None if it is not."""
+        """Why an array is left out; None if it is not. Inputs and auxiliaries need no reason."""
+        if array.role not in COMPARED_ROLES:
+            return None
         return next((reason for pattern, reason in self.left_out.items() if match(pattern, array) is not None), None)
 
 

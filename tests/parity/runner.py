@@ -16,7 +16,7 @@ from parity import families as tables
 from parity.compare import Comparison, compare
 from parity.context import Context, Variant
 from parity.golden import Golden, GoldenArray, golden_folders
-from parity.rules import COMPARED_ROLES, RuleTable, match
+from parity.rules import COMPARED_ROLES, REQUIRED_ROLES, RuleTable, match
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,14 +72,13 @@ def rule_tables() -> Mapping[str, RuleTable]:
 def compare_variant(golden: Golden, table: RuleTable, converted: Converted) -> list[Result]:
     """Compare all arrays of a variant that are to be compared; never stops at one that differs.
 
-    An output or a quirk must be matched by a rule or be left out for a reason; an internal array is compared where a
-    rule matches.
+    An output or a quirk must be matched by a rule or be left out for a reason; any other array is compared where a rule
+    is for it.
     """
     variant = Variant(golden, table, lambda weights: converted.folder(golden, table, weights))
     results: list[Result] = []
     for array in golden.arrays.values():
-        if array.role in COMPARED_ROLES:
-            results += _results_of(variant, array)
+        results += _results_of(variant, array)
     return results
 
 
@@ -98,7 +97,7 @@ def _results_of(variant: Variant, array: GoldenArray) -> Iterable[Result]:
         return
     found = table.find(array)
     if found is None:
-        if array.role != "internal":
+        if array.role in REQUIRED_ROLES:
             remark = (
                 f"no rule of families/{table.family}.py matches this {array.role}, and it is not left out for a reason"
             )
@@ -129,12 +128,12 @@ def _outcome(
 
 def stale_entries(table: RuleTable, goldens: Iterable[Golden]) -> list[str]:
     """Rules and left-out patterns that no array needs: what they were for is gone, or they are misspelt."""
-    arrays = [array for golden in goldens for array in golden.arrays.values() if array.role in COMPARED_ROLES]
+    arrays = [array for golden in goldens for array in golden.arrays.values()]
     used = {id(found[0]) for array in arrays if table.reason_left_out(array) is None and (found := table.find(array))}
     stale = [
         f"left_out[{pattern!r}]"
         for pattern in table.left_out
-        if not any(match(pattern, array) is not None for array in arrays)
+        if not any(match(pattern, array) is not None for array in arrays if array.role in COMPARED_ROLES)
     ]
     return stale + [f"the rule {rule.pattern!r}" for rule in table.rules if id(rule) not in used]
 
