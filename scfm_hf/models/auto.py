@@ -1,14 +1,14 @@
 """Auto classes: transformers' own learn of every family, and two more for what transformers has no class for.
 
-Model classes are imported when an Auto class first needs them, so that registering a dozen families costs next to nothing.
+Model classes are imported when an Auto class first needs them, so that registering a dozen families costs next to
+nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections import OrderedDict
-from collections.abc import ItemsView, ValuesView
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer
@@ -16,6 +16,9 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from scfm_hf.models.registry import FamilySpec, families
+
+if TYPE_CHECKING:
+    from collections.abc import ItemsView, ValuesView
 
 
 class AutoModelForExpressionPrediction(_BaseAutoModelClass):
@@ -45,7 +48,7 @@ class _ClassReference(NamedTuple):
 
 
 class _ImportedOnUse(dict[Any, Any]):
-    """The part of an Auto mapping where registered classes stand; a reference in it is imported when it is looked up."""
+    """The part of an Auto mapping where registered classes stand; a reference in it is imported when looked up."""
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
@@ -76,9 +79,7 @@ def register(spec: FamilySpec) -> None:
         mapping = auto_class(auto_name)._model_mapping
         if not isinstance(mapping._extra_content, _ImportedOnUse):
             mapping._extra_content = _ImportedOnUse(mapping._extra_content)
-        mapping._extra_content[config_class] = _ClassReference(
-            tuple(map(spec.locate, spec.classes_of(auto_name)))
-        )
+        mapping._extra_content[config_class] = _ClassReference(tuple(map(spec.locate, spec.classes_of(auto_name))))
 
 
 def register_all() -> None:

@@ -2,8 +2,10 @@
 
 What transformers 5 does silently, and what happens here instead:
 
-- a missing tensor is filled with fresh numbers: here it raises, unless it belongs to a head that the checkpoint does not have at all;
-- non-persistent buffers hold uninitialised memory after loading: here every module that has some says how they are computed;
+- a missing tensor is filled with fresh numbers: here it raises, unless it belongs to a head that the checkpoint does
+  not have at all;
+- non-persistent buffers hold uninitialised memory after loading: here every module that has some says how they are
+  computed;
 - weights are saved readable by their writer alone: here they get the same mode as any other file.
 """
 
@@ -13,10 +15,9 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +29,9 @@ from transformers.utils import cached_file, logging
 from scfm_hf.errors import CheckpointError
 from scfm_hf.models.configuration import CellConfig
 from scfm_hf.models.side_tables import SideTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 logger = logging.get_logger(__name__)
 
@@ -41,11 +45,12 @@ _OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "token", "revi
 class CellPreTrainedModel(PreTrainedModel):
     """Base of all models.
 
-    A family's models set ``config_class`` and ``base_model_prefix``, end every ``__init__`` with ``self.post_init()``, take no
-    ``**kwargs`` in ``forward`` (an unknown input then raises), and keep every new head whole in one module named ``classifier``.
-    The family's base names the heads of all its classes in ``_keys_to_ignore_on_load_unexpected``, as patterns such as ``^cls\\.``.
-    A module with parameters or buffers that transformers cannot initialise defines ``initial_tensors()``, which maps their names to
-    the values that a fresh model has.
+    A family's models set ``config_class`` and ``base_model_prefix``, end every ``__init__`` with ``self.post_init()``,
+    take no ``**kwargs`` in ``forward`` (an unknown input then raises), and keep every new head whole in one module
+    named ``classifier``. The family's base names the heads of all its classes in
+    ``_keys_to_ignore_on_load_unexpected``, as patterns such as ``^cls[.]``. A module with parameters or buffers that
+    transformers cannot initialise defines ``initial_tensors()``, which maps their names to the values that a fresh
+    model has.
     """
 
     config_class = CellConfig
@@ -66,7 +71,9 @@ class CellPreTrainedModel(PreTrainedModel):
         # Heads of the family's other classes may lie in a checkpoint; those that this model has itself must fit.
         own = [f"{name}." for name, _ in self.named_children()]
         self._keys_to_ignore_on_load_unexpected = {
-            pattern for pattern in self._keys_to_ignore_on_load_unexpected if not any(re.match(pattern, name) for name in own)
+            pattern
+            for pattern in self._keys_to_ignore_on_load_unexpected
+            if not any(re.match(pattern, name) for name in own)
         }
 
     @torch.no_grad()
@@ -106,18 +113,24 @@ class CellPreTrainedModel(PreTrainedModel):
         Raises
         ------
         CheckpointError
-            If a tensor of the body is missing, unexpected or of another shape, a head is there in part, or the file is damaged.
+            If a tensor of the body is missing, unexpected or of another shape, a head is there in part, or the file is
+            damaged.
         CompatibilityError
             If the folder holds a model of another type.
         """
         resized = ignore_mismatched_sizes or not _RESIZES_THE_HEAD.isdisjoint(kwargs)
         try:
             model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+                pretrained_model_name_or_path,
+                *model_args,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **kwargs,
             )
         except (SafetensorError, json.JSONDecodeError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"The weights in {pretrained_model_name_or_path} cannot be read ({error}). A file is missing, truncated or damaged: "
+                f"The weights in {pretrained_model_name_or_path} cannot be read ({error}). A file is missing, "
+                "truncated or damaged: "
                 "fetch or convert it again."
             ) from error
         model._refuse_incomplete(info, where=str(pretrained_model_name_or_path), resized=resized)
@@ -126,7 +139,7 @@ class CellPreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _refuse_incomplete(self, info: dict[str, Any], *, where: str, resized: bool) -> None:
-        """Raise CheckpointError unless what is missing are whole heads; name the heads that start fresh in a warning."""
+        """Raise CheckpointError unless what is missing are whole heads; warn of the heads that start fresh."""
         prefix = f"{self.base_model_prefix}."
         is_body = self.base_model_prefix not in dict(self.named_children())
         mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
@@ -148,7 +161,11 @@ class CellPreTrainedModel(PreTrainedModel):
                 tensors_of_head[name.split(".", 1)[0]].add(name)
         tied = set(self.all_tied_weights_keys)
         fresh = {head for head, names in tensors_of_head.items() if names - tied and names - tied <= missing}
-        problems += [f"missing tensor {name}" for name in sorted(missing) if not of_head(name) or name.split(".", 1)[0] not in fresh]
+        problems += [
+            f"missing tensor {name}"
+            for name in sorted(missing)
+            if not of_head(name) or name.split(".", 1)[0] not in fresh
+        ]
         if problems:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise CheckpointError(
@@ -158,7 +175,8 @@ class CellPreTrainedModel(PreTrainedModel):
         fresh |= {name.split(".", 1)[0] for name in mismatched}
         if fresh:
             logger.warning(
-                f"{type(self).__name__}: {', '.join(sorted(fresh))} not in {where}, or of another size: it starts fresh and must be trained."
+                f"{type(self).__name__}: {', '.join(sorted(fresh))} not in {where}, or of another size: it starts "
+                "fresh and must be trained."
             )
 
     def _open_side_tables(self, source: str, options: dict[str, Any]) -> None:
@@ -181,9 +199,9 @@ class CellPreTrainedModel(PreTrainedModel):
 
     @contextmanager
     def eager_while(self, asked: bool) -> Iterator[None]:
-        """Run with eager attention inside a ``with`` block, if asked: no other implementation returns its probabilities.
+        """Run with eager attention inside a ``with`` block, if asked.
 
-        transformers only warns in that case and returns none.
+        No other implementation returns its probabilities: transformers only warns in that case and returns none.
         """
         before = self.config._attn_implementation
         if not asked or before == "eager":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from scfm_hf.errors import CheckpointError, CompatibilityError
+
+if TYPE_CHECKING:
+    import os
 
 #: Output fields that ``Trainer.predict`` and ``compute_metrics`` must not collect: they are large, and no predictions.
 NOT_PREDICTIONS = ("last_hidden_state", "cell_embedding", "hidden_states", "attentions")
@@ -43,8 +45,8 @@ _WRITTEN_BY_TRANSFORMERS = frozenset(
 class CellConfig(PreTrainedConfig):
     """Base configuration of every family.
 
-    Unknown fields raise (transformers would save a typo as if it were an option), and a folder of another ``model_type``
-    is refused (transformers would load it with this class's defaults).
+    Unknown fields raise (transformers would save a typo as if it were an option), and a folder of another
+    ``model_type`` is refused (transformers would load it with this class's defaults).
 
     Parameters
     ----------
@@ -67,11 +69,15 @@ class CellConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(
-            name for name in kwargs if not name.startswith("_") and name not in _WRITTEN_BY_TRANSFORMERS | _generation_fields()
+            name
+            for name in kwargs
+            if not name.startswith("_") and name not in _WRITTEN_BY_TRANSFORMERS | _generation_fields()
         )
         if unknown:
             known = ", ".join(sorted(field.name for field in fields(self) if not field.name.startswith("_")))
-            raise ValueError(f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}. Its fields are: {known}.")
+            raise ValueError(
+                f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}. Its fields are: {known}."
+            )
         super().__post_init__(**kwargs)
         self.check()
 
@@ -102,8 +108,9 @@ class CellConfig(PreTrainedConfig):
             what = f"a {found!r} model" if found else "no model_type"
             error = CompatibilityError if found else CheckpointError
             raise error(
-                f"{pretrained_model_name_or_path} holds {what}, not {cls.model_type!r}. If these are the original's own files, convert "
-                "them first: scfm convert <folder> <output>. If it is another family, load it with the Auto classes."
+                f"{pretrained_model_name_or_path} holds {what}, not {cls.model_type!r}. If these are the original's "
+                "own files, convert them first: scfm convert <folder> <output>. If it is another family, load it with "
+                "the Auto classes."
             )
         return values, unused
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from transformers.utils import ModelOutput
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -79,7 +82,8 @@ class CellExpressionOutput(ModelOutput):
     predicted_values
         Predicted expression in the units of the model's ``values``, float, (n_cells, n_tokens).
     expressed_probability
-        Probability that a gene is expressed at all, float in [0, 1], (n_cells, n_tokens); only of models with such a head.
+        Probability that a gene is expressed at all, float in [0, 1], (n_cells, n_tokens); only of models with such a
+        head.
     """
 
     loss: torch.FloatTensor | None = None

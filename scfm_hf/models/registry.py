@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scfm_hf.errors import CompatibilityError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,9 @@ class FamilySpec:
     config_class
         Name of the configuration class in ``configuration_<name>.py``.
     model_classes
-        Name of the Auto class -> name of the class in ``modeling_<name>.py``, or ``module:Class`` for another file of the folder.
-        Where an Auto class leads to several, the first is the default and ``architectures`` of a checkpoint chooses.
+        Name of the Auto class -> name of the class in ``modeling_<name>.py``, or ``module:Class`` for another file of
+        the folder. Where an Auto class leads to several, the first is the default and ``architectures`` of a checkpoint
+        chooses.
     extra_classes
         Further public classes that no Auto class leads to, named alike.
     scheme
@@ -39,9 +42,11 @@ class FamilySpec:
     lora_targets, lora_feedforward
         Module names that an adapter acts on, and those of them that are feed-forward (IA3 wants to know).
     modules_to_save
-        Modules beside the head that an adapter trains and saves whole (normalisation with running statistics, value encoders).
+        Modules beside the head that an adapter trains and saves whole (normalisation with running statistics, value
+        encoders).
     attentions, values, causal, gene_states, spatial
-        What it offers to tasks: attention probabilities, predicted values, a causal language model, a state for each gene, coordinates.
+        What it offers to tasks: attention probabilities, predicted values, a causal language model, a state for each
+        gene, coordinates.
     species, modalities
         What it was trained on.
     gene_ids
@@ -129,7 +134,9 @@ class FamilySpec:
         return (written,) if isinstance(written, str) else written
 
     def _written_classes(self) -> tuple[str, ...]:
-        return tuple(name for auto_name in self.model_classes for name in self.classes_of(auto_name)) + self.extra_classes
+        return (
+            tuple(name for auto_name in self.model_classes for name in self.classes_of(auto_name)) + self.extra_classes
+        )
 
 
 @cache
@@ -149,7 +156,9 @@ def families() -> Mapping[str, FamilySpec]:
             continue
         spec = importlib.import_module(place).FAMILY
         if spec.name != module.name:
-            raise ValueError(f"scfm_hf/models/{module.name}/family.py calls its family {spec.name!r}; the two must be the same.")
+            raise ValueError(
+                f"scfm_hf/models/{module.name}/family.py calls its family {spec.name!r}; the two must be the same."
+            )
         found[spec.name] = spec
     return MappingProxyType(found)
 

@@ -1,23 +1,26 @@
 """Big frozen tables beside a model: mapped into memory, read a few rows at a time, never part of the weights.
 
-Protein embeddings of 145,469 genes are 3 GB. They do not train, and a batch of cells needs a few thousand rows, so they live in a
-safetensors file of their own, from which only those rows are read.
+Protein embeddings of 145,469 genes are 3 GB. They do not train, and a batch of cells needs a few thousand rows, so they
+live in a safetensors file of their own, from which only those rows are read.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from scfm_hf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 #: NumPy types of the number formats that such a table may have in its file.
 _TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -51,7 +54,9 @@ class SideTable(nn.Module):
             If the table was neither filled nor opened.
         """
         if self._rows is None:
-            raise CheckpointError(f"The table {self.file_name} is not there: load the model with from_pretrained, or fill the table.")
+            raise CheckpointError(
+                f"The table {self.file_name} is not there: load the model with from_pretrained, or fill the table."
+            )
         unique, position = torch.unique(ids, return_inverse=True)
         rows = np.asarray(self._rows[unique.cpu().numpy()], np.float32)
         return torch.from_numpy(rows).to(ids.device)[position]
@@ -83,7 +88,8 @@ class SideTable(nn.Module):
         """
         if not path.is_file():
             raise CheckpointError(
-                f"{path} is missing: this model needs its table of {self.n_rows:,} rows beside the weights. Fetch the whole folder again."
+                f"{path} is missing: this model needs its table of {self.n_rows:,} rows beside the weights. Fetch the "
+                "whole folder again."
             )
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -95,7 +101,9 @@ class SideTable(nn.Module):
         self._check(tuple(entry["shape"]), str(path))
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         if path.stat().st_size < end:
-            raise CheckpointError(f"{path} is truncated: {end:,} bytes are due, {path.stat().st_size:,} are there. Fetch it again.")
+            raise CheckpointError(
+                f"{path} is truncated: {end:,} bytes are due, {path.stat().st_size:,} are there. Fetch it again."
+            )
         self._rows = np.memmap(path, _TYPES[entry["dtype"]], "r", begin, tuple(entry["shape"]))
         self._path = path
 
@@ -122,4 +130,6 @@ class SideTable(nn.Module):
 
     def _check(self, shape: tuple[int, ...], what: str) -> None:
         if tuple(shape) != (self.n_rows, self.n_columns):
-            raise CheckpointError(f"{what}: shape {tuple(shape)}, but the model's table is {(self.n_rows, self.n_columns)}.")
+            raise CheckpointError(
+                f"{what}: shape {tuple(shape)}, but the model's table is {(self.n_rows, self.n_columns)}."
+            )

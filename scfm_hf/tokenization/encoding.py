@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import BatchEncoding
 
 from scfm_hf.errors import ExpressionError
@@ -15,7 +13,10 @@ from scfm_hf.tokenization.profiles import GeneProjection, ProfileBlock, merges_n
 from scfm_hf.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfm_hf.genes import MappingReport
     from scfm_hf.tokenization.scheme import Column
@@ -135,9 +136,7 @@ def encode_cells(
     scheme = tokenizer.scheme(**options)
     vocabulary = tokenizer.vocabulary
     if gene_column is None:
-        gene_column = choose_gene_column(
-            adata, id_kind=vocabulary.id_kind, species=vocabulary.species, use_raw=use_raw
-        )
+        gene_column = choose_gene_column(adata, id_kind=vocabulary.id_kind, species=vocabulary.species, use_raw=use_raw)
     matrix = CellMatrix(adata, layer=layer, use_raw=use_raw, gene_column=gene_column)
     expression = check_expression(matrix, expects=scheme.expects, empty_cells=empty_cells)
     mapper = tokenizer.exact_mapper if exact_names else tokenizer.mapper
@@ -154,7 +153,9 @@ def encode_cells(
         counts = project(block.counts)
         if empty_cells == "raise":
             _refuse_unknown_cells(counts.indptr, block.cell_ids)
-        profiles = ProfileBlock(counts, project.gene_ids, expression.totals[block.rows], block.cell_ids, matrix.obs.iloc[block.rows])
+        profiles = ProfileBlock(
+            counts, project.gene_ids, expression.totals[block.rows], block.cell_ids, matrix.obs.iloc[block.rows]
+        )
         blocks.append(scheme.encode(profiles, max_length=limit))
     wanted = [*scheme.columns, *return_columns]
     offered = {name for block in blocks for name in block}
@@ -174,6 +175,7 @@ def _refuse_unknown_cells(indptr: NDArray[Any], cell_ids: NDArray[np.str_]) -> N
     empty = np.flatnonzero(np.diff(indptr) == 0)
     if len(empty):
         raise ExpressionError(
-            f"{len(empty)} cells express no gene of the model's vocabulary (first: {', '.join(map(str, cell_ids[empty[:5]]))}). "
+            f"{len(empty)} cells express no gene of the model's vocabulary (first: "
+            f"{', '.join(map(str, cell_ids[empty[:5]]))}). "
             'Remove them, or keep them with empty_cells="keep": their results are then not a number.'
         )

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from scfm_hf.errors import GeneIdError
-from scfm_hf.genes import GeneVocabulary
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Mapping, Sequence
 
-#: What becomes of several columns that mean the same gene; ``sum_if_merged`` is Geneformer's own rule, see ``merges_names``.
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from scfm_hf.genes import GeneVocabulary
+
+#: What becomes of several columns that mean the same gene; ``sum_if_merged`` is Geneformer's own rule, see
+#: ``merges_names``.
 Duplicates = Literal["sum", "refuse", "keep", "sum_if_merged"]
-#: In which order a scheme sees the genes: by vocabulary id, so that the order of the file does not matter, or as in the file.
+#: In which order a scheme sees the genes: by vocabulary id, so that the order of the file does not matter, or as in the
+#: file.
 GeneOrder = Literal["vocabulary", "file"]
 
 
@@ -60,7 +64,8 @@ class GeneProjection:
     indices
         Vocabulary id of each column of the file, -1 where unknown, (n_columns,).
     duplicates
-        ``sum`` adds columns of the same gene, ``refuse`` raises, ``keep`` leaves them apart (the gene then comes twice).
+        ``sum`` adds columns of the same gene, ``refuse`` raises, ``keep`` leaves them apart (the gene then comes
+        twice).
     order
         Order of the columns afterwards.
 
@@ -84,7 +89,8 @@ class GeneProjection:
         if repeated and duplicates == "refuse":
             times = np.bincount(position)
             raise GeneIdError(
-                f"{int((times > 1).sum())} genes stand in several columns (first: columns {known[position == np.argmax(times > 1)][:5].tolist()}). "
+                f"{int((times > 1).sum())} genes stand in several columns (first: columns "
+                f"{known[position == np.argmax(times > 1)][:5].tolist()}). "
                 'Sum them with duplicates="sum", or drop the columns that you do not mean.'
             )
         if duplicates == "keep":
@@ -126,8 +132,8 @@ class GeneProjection:
 def merges_names(names: Sequence[str], vocabulary: GeneVocabulary, identifiers: Mapping[str, str]) -> bool:
     """Whether two different names of a file lead to one gene, as Geneformer's tokenizer asks before it sums columns.
 
-    It compares the number of distinct names that it knows with the number of distinct genes that they lead to, in the letter case of
-    the file. Literal duplicates are one name, so they alone do not count.
+    It compares the number of distinct names that it knows with the number of distinct genes that they lead to, in the
+    letter case of the file. Literal duplicates are one name, so they alone do not count.
     """
     genes = {name: identifiers.get(name, name) for name in set(names) if name in identifiers or name in vocabulary}
     return len(set(genes.values())) != len(genes)

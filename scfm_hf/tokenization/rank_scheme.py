@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scfm_hf.genes import GeneVocabulary
-from scfm_hf.tokenization.profiles import Duplicates, ProfileBlock
 from scfm_hf.tokenization.ragged import Ragged
 from scfm_hf.tokenization.rank import Ties, rank_genes
 from scfm_hf.tokenization.scheme import Column, Scheme
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scfm_hf.genes import GeneVocabulary
+    from scfm_hf.tokenization.profiles import Duplicates, ProfileBlock
 
 
 class RankScheme(Scheme):
     """Orders each cell's genes by counts / total x ``target_sum`` / median of the gene.
 
-    Offers two columns beside ``input_ids``: ``scores`` (what was ranked, float64) and ``counts`` (counts scaled to ``target_sum``,
-    float64), both 0 at special tokens.
+    Offers two columns beside ``input_ids``: ``scores`` (what was ranked, float64) and ``counts`` (counts scaled to
+    ``target_sum``, float64), both 0 at special tokens.
 
     Parameters
     ----------
@@ -30,10 +33,11 @@ class RankScheme(Scheme):
     target_sum
         Total that a cell's counts are scaled to.
     ties
-        ``stable`` keeps genes of equal score in the order of the vocabulary; ``unstable`` is the original's unspecified order.
+        ``stable`` keeps genes of equal score in the order of the vocabulary; ``unstable`` is the original's unspecified
+        order.
     duplicates
-        ``sum`` adds columns that mean the same gene; ``sum_if_merged`` is the original's rule, by which literal duplicates come twice
-        unless somewhere two different names meet; ``keep`` and ``refuse`` speak for themselves.
+        ``sum`` adds columns that mean the same gene; ``sum_if_merged`` is the original's rule, by which literal
+        duplicates come twice unless somewhere two different names meet; ``keep`` and ``refuse`` speak for themselves.
 
     References
     ----------

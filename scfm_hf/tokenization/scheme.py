@@ -1,7 +1,8 @@
 """What a tokenizer scheme is: the one step of tokenisation in which families differ.
 
-A scheme turns the counts of a block of cells over known genes into per-token columns. It is one class in one file: schemes of this
-package serve several families, a family may also bring its own in ``models/<family>/tokenization_<family>.py``.
+A scheme turns the counts of a block of cells over known genes into per-token columns. It is one class in one file:
+schemes of this package serve several families, a family may also bring its own in
+``models/<family>/tokenization_<family>.py``.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import importlib
 import importlib.util
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scfm_hf.genes import GeneVocabulary
-from scfm_hf.tokenization.profiles import Duplicates, GeneOrder, ProfileBlock
-from scfm_hf.tokenization.ragged import Ragged
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from scfm_hf.genes import GeneVocabulary
+    from scfm_hf.tokenization.profiles import Duplicates, GeneOrder, ProfileBlock
+    from scfm_hf.tokenization.ragged import Ragged
 
 #: Schemes of this package by name: module and class.
 _SCHEMES = {
@@ -54,7 +58,8 @@ class Scheme(ABC):
     statistics
         Numbers a vocabulary entry, by name, each (n_vocabulary,); NaN where there is none.
     **options
-        A scheme's own options, keyword-only, each with a default: a tokenizer saves those that differ, a call may override any.
+        A scheme's own options, keyword-only, each with a default: a tokenizer saves those that differ, a call may
+        override any.
     """
 
     #: What the values must be, see ``scfm_hf.cells.check_expression``.
@@ -67,7 +72,10 @@ class Scheme(ABC):
     def __init__(self, vocabulary: GeneVocabulary, statistics: Mapping[str, NDArray[np.float64]]) -> None:
         missing = [name for name in self.needs if name not in statistics]
         if missing:
-            raise ValueError(f"{type(self).__name__} needs the gene statistics {', '.join(missing)}, which the tokenizer does not have.")
+            raise ValueError(
+                f"{type(self).__name__} needs the gene statistics {', '.join(missing)}, which the tokenizer does not "
+                "have."
+            )
         self.vocabulary = vocabulary
         self.statistics = statistics
 
@@ -94,8 +102,8 @@ class Scheme(ABC):
 
         Returns
         -------
-        Every column of ``columns``, and any further one that callers may ask for by ``return_columns=``; ``Ragged`` a token, arrays of
-        n_cells a cell.
+        Every column of ``columns``, and any further one that callers may ask for by ``return_columns=``; ``Ragged`` a
+        token, arrays of n_cells a cell.
         """
 
     @classmethod
@@ -121,7 +129,9 @@ def scheme_class(name: str) -> type[Scheme]:
     module = f"scfm_hf.models.{name}.tokenization_{name}"
     if name.isidentifier() and _exists(module):
         return importlib.import_module(module).SCHEME
-    raise ValueError(f"There is no tokenizer scheme {name!r}. There are {', '.join(_SCHEMES)} and those that families bring.")
+    raise ValueError(
+        f"There is no tokenizer scheme {name!r}. There are {', '.join(_SCHEMES)} and those that families bring."
+    )
 
 
 def _exists(module: str) -> bool:

@@ -1,21 +1,19 @@
 """CellTokenizer: a Hugging Face tokenizer whose text is a cell.
 
-One class serves every family. What differs is data (vocabulary, gene statistics, other identifiers of genes) and the scheme, all of
-which ``save_pretrained`` writes and ``AutoTokenizer.from_pretrained`` reads. Strings of gene names ("cell sentences") go through the
-ordinary tokenizer of transformers, cells through the scheme.
+One class serves every family. What differs is data (vocabulary, gene statistics, other identifiers of genes) and the
+scheme, all of which ``save_pretrained`` writes and ``AutoTokenizer.from_pretrained`` reads. Strings of gene names
+("cell sentences") go through the ordinary tokenizer of transformers, cells through the scheme.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BatchEncoding, PreTrainedTokenizerFast
@@ -26,8 +24,11 @@ from scfm_hf.tokenization.encoding import EncodedCells, encode_cells
 from scfm_hf.tokenization.scheme import Scheme, scheme_class
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     import datasets
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 #: Roles of special tokens that transformers has attributes for.
 _ROLES = ("pad", "mask", "cls", "eos", "bos", "sep", "unk")
@@ -38,10 +39,12 @@ class CellTokenizer(PreTrainedTokenizerFast):
 
     Make one with :meth:`from_vocabulary`, or load it with ``AutoTokenizer.from_pretrained``.
 
-    Call it with an AnnData of the values that the scheme wants (raw counts, unless it says otherwise), or with strings of gene names.
+    Call it with an AnnData of the values that the scheme wants (raw counts, unless it says otherwise), or with strings
+    of gene names.
     """
 
-    # No __init__ here: transformers 5 rebuilds a fast tokenizer whose class has one, and loses the WordLevel model on the way.
+    # No __init__ here: transformers 5 rebuilds a fast tokenizer whose class has one, and loses the WordLevel model on
+    # the way.
     vocab_files_names = {  # noqa: RUF012 - transformers reads it from the class
         "tokenizer_file": "tokenizer.json",
         "statistics_file": "gene_statistics.safetensors",
@@ -91,7 +94,9 @@ class CellTokenizer(PreTrainedTokenizerFast):
         statistics = {name: np.asarray(values, np.float64) for name, values in (statistics or {}).items()}
         for name, values in statistics.items():
             if values.shape != (len(vocabulary),):
-                raise ValueError(f"statistics[{name!r}] has the shape {values.shape}, the vocabulary {len(vocabulary)} entries.")
+                raise ValueError(
+                    f"statistics[{name!r}] has the shape {values.shape}, the vocabulary {len(vocabulary)} entries."
+                )
         _refuse_unknown_options(scheme_class(scheme), options)
         made = scheme_class(scheme)(vocabulary, statistics, **options)
         special = dict(vocabulary.special_tokens)
@@ -217,8 +222,9 @@ class CellTokenizer(PreTrainedTokenizerFast):
         return_tensors
             ``"pt"`` or ``"np"``; None gives lists.
         **options
-            For an AnnData: the options of :func:`scfm_hf.tokenization.encoding.encode_cells` (``layer``, ``gene_column``,
-            ``empty_cells``, ``min_overlap``, ``return_columns``, ...) and of the scheme. For strings: those of transformers.
+            For an AnnData: the options of :func:`scfm_hf.tokenization.encoding.encode_cells` (``layer``,
+            ``gene_column``, ``empty_cells``, ``min_overlap``, ``return_columns``, ...) and of the scheme. For strings:
+            those of transformers.
 
         Returns
         -------
@@ -251,7 +257,8 @@ class CellTokenizer(PreTrainedTokenizerFast):
         adata
             The cells.
         labels
-            A column of obs that becomes the ClassLabel column ``labels``; its classes are in the order of its categories.
+            A column of obs that becomes the ClassLabel column ``labels``; its classes are in the order of its
+            categories.
         columns
             Further columns of obs to take along.
         **options
@@ -259,7 +266,8 @@ class CellTokenizer(PreTrainedTokenizerFast):
 
         Returns
         -------
-        One line a cell, in the order of the cells: the model's inputs, ``length``, ``cell_id``, ``labels`` and ``columns``.
+        One line a cell, in the order of the cells: the model's inputs, ``length``, ``cell_id``, ``labels`` and
+        ``columns``.
 
         Raises
         ------
@@ -322,7 +330,9 @@ class CellTokenizer(PreTrainedTokenizerFast):
             written[-1].chmod(0o666 & ~umask)
         if self.identifiers:
             written.append(folder / self.vocab_files_names["identifiers_file"])
-            written[-1].write_text(json.dumps(self.identifiers, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+            written[-1].write_text(
+                json.dumps(self.identifiers, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
+            )
         return tuple(super()._save_pretrained(save_directory, file_names, **kwargs)) + tuple(map(str, written))
 
 
@@ -335,11 +345,11 @@ def _refuse_unknown_options(scheme: type[Scheme], options: Iterable[str]) -> Non
     known = scheme.option_names()
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"The tokenizer has no option {', '.join(map(repr, unknown))}. {scheme.__name__} has: {', '.join(known)}.")
+        raise ValueError(
+            f"The tokenizer has no option {', '.join(map(repr, unknown))}. {scheme.__name__} has: {', '.join(known)}."
+        )
 
 
 def _is_anndata(value: Any) -> bool:
     """Whether a value is an AnnData, without importing anndata where no one has."""
     return hasattr(value, "obs") and hasattr(value, "var") and hasattr(value, "X")
-
-

@@ -1,7 +1,8 @@
 """A tiny model of every family, and real cells for it: what the tests of this folder run on.
 
-Everything follows from the family's own specification. A family that needs more (another input, a further option of one of its classes)
-puts a subclass of :class:`FamilyExample` named ``Example`` into ``tests/models/<family>/example.py``; no shared file changes.
+Everything follows from the family's own specification. A family that needs more (another input, a further option of one
+of its classes) puts a subclass of :class:`FamilyExample` named ``Example`` into ``tests/models/<family>/example.py``;
+no shared file changes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ N_UNKNOWN = 20
 class FamilyExample:
     """What the tests need of a family; a subclass changes what does not follow from the specification."""
 
-    #: Lists of batch rows that depend on one another by design, such as the cells of a set; None: each cell on itself alone.
+    #: Lists of batch rows that depend on one another by design, such as the cells of a set; None: each cell on itself
+    #: alone.
     groups: Sequence[Sequence[int]] | None = None
     #: Classes whose loss compares the cells of a batch with each other, so that it is not a mean over cells.
     loss_of_the_batch: Sequence[str] = ()
@@ -105,7 +107,8 @@ class FamilyExample:
             cells.var["symbol"] = cells.var_names
             cells.var_names = cells.var["ensembl_id"].to_numpy()
         cells.var_names.name = None
-        # Genes that a tenth to two fifths of the cells express, evenly from the whole file, so that cells differ in length.
+        # Genes that a tenth to two fifths of the cells express, evenly from the whole file, so that cells differ in
+        # length.
         detected = np.asarray((cells.X > 0).mean(axis=0)).ravel()
         fit = np.flatnonzero((detected > 0.1) & (detected < 0.4) & ~cells.var_names.duplicated(keep=False))
         taken = fit[np.linspace(0, len(fit) - 1, self._n_genes + N_UNKNOWN).round().astype(int)]

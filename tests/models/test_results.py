@@ -1,4 +1,4 @@
-"""What a model gives depends on the cell alone, not on its batch, on how its file is written, or on how attention is computed."""
+"""What a model gives depends on the cell alone, not on its batch, its file's format, or how attention is computed."""
 
 from __future__ import annotations
 
@@ -177,7 +177,8 @@ def test_hidden_states_are_those_of_every_layer(case: Case) -> None:
         assert torch.equal(states[-1], got["last_hidden_state"])
 
 
-# -------------------------------------------------------------------------------------------------------- cell embedding
+# -------------------------------------------------------------------------------------------------------- cell
+# embedding
 
 
 def test_every_class_gives_the_cell_embedding(case: Case) -> None:

@@ -81,7 +81,8 @@ def test_another_shape_is_named_with_both_shapes(case: Case, saved: Path) -> Non
             torch.stack([weights[name]]) if weights[name].ndim == 0 else torch.cat([weights[name], weights[name][:1]])
         )
         write(saved, {**weights, name: value})
-        both = f"{re.escape(name)} has the shape {re.escape(str(tuple(value.shape)))}, .*{re.escape(str(tuple(weights[name].shape)))}"
+        found, wanted = (re.escape(str(tuple(tensor.shape))) for tensor in (value, weights[name]))
+        both = f"{re.escape(name)} has the shape {found}, .*{wanted}"
         with pytest.raises(CheckpointError, match=both):
             case.model_class.from_pretrained(saved)
 
@@ -215,7 +216,7 @@ def test_an_unknown_pooling_or_layer_is_refused(case: Case) -> None:
 
 
 def test_an_unknown_input_is_refused(case: Case) -> None:
-    """A ``forward`` that swallowed any keyword would ignore ``values`` without a word where a model has no use for them."""
+    """A ``forward`` that swallowed any keyword would ignore ``values`` without a word."""
     parameters = forward_parameters(case.model_class)
     assert not [
         name

@@ -1,4 +1,4 @@
-"""Collects this folder only where tests marked ``full`` are wanted: it asks the package index for transformers' sources."""
+"""Collects this folder only where tests marked ``full`` are wanted: it asks the package index for sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetches transformers' own model tests from its source distribution: they are in no installed package, and not in this repository."""
+"""Fetches transformers' own model tests from its source distribution: they are in no installed package."""
 
 from __future__ import annotations
 

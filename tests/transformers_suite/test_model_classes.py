@@ -84,7 +84,7 @@ LENIENT = ("test_can_init_all_missing_weights", "test_model_weights_reload_no_mi
 
 
 def known_fields_only(config: Any) -> None:
-    """Large epsilons for numerical comparisons, as the mixin wants them: it sets fields that our configurations refuse."""
+    """Large epsilons for comparisons, as the mixin wants them; it would set fields that our configurations refuse."""
     for name in ("layer_norm_eps", "rms_norm_eps", "norm_eps", "layer_norm_epsilon", "batch_norm_eps"):
         if hasattr(config, name):
             setattr(config, name, 1.0)

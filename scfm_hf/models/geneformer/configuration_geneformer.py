@@ -18,8 +18,8 @@ class GeneformerConfig(CellConfig):
     version
         ``V1`` (cells without special tokens) or ``V2`` (``<cls>`` first, ``<eos>`` last).
     pooling
-        ``cls`` takes the first token, ``mean`` the mean over the genes, special tokens left out. The authors use the mean for V1 and
-        ``<cls>`` for V2.
+        ``cls`` takes the first token, ``mean`` the mean over the genes, special tokens left out. The authors use the
+        mean for V1 and ``<cls>`` for V2.
     embedding_layer
         The authors pool the layer before the last, -2.
     task_labels
@@ -72,7 +72,9 @@ class GeneformerConfig(CellConfig):
         if self.task_pooling not in ("cls", "attention"):
             raise ValueError(f"task_pooling={self.task_pooling!r} is neither 'cls' nor 'attention'.")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}.")
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}."
+            )
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:

@@ -1,20 +1,23 @@
-"""From Geneformer's own files: config.json, weights, and pickled dictionaries of the version that the vocabulary's size tells."""
+"""From Geneformer's own files: config.json, weights, and the pickled dictionaries that fit the vocabulary's size."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from scfm_hf.conversion import ConvertedCheckpoint, Drop, Rename, SourceFolder, TensorRecord, apply_rules
 from scfm_hf.errors import CheckpointError
 from scfm_hf.genes import GeneVocabulary
 from scfm_hf.models.geneformer.configuration_geneformer import GeneformerConfig
 from scfm_hf.tokenization import CellTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "*.safetensors")
 #: Folders, relative to the weights or to a folder above, in which the originals keep the dictionaries.
@@ -58,7 +61,8 @@ def convert(source: SourceFolder, *, version: str | None = None) -> ConvertedChe
     source
         Its files. Role ``dictionaries`` may name the folder of the dictionaries.
     version
-        ``V1`` or ``V2``; None takes that of the dictionary whose length is the model's vocabulary, and refuses to guess.
+        ``V1`` or ``V2``; None takes that of the dictionary whose length is the model's vocabulary, and refuses to
+        guess.
     """
     weights = source.weights(*_WEIGHTS)
     config_path = source.need("config.json", what="the configuration that every Geneformer has")
@@ -80,7 +84,9 @@ def convert(source: SourceFolder, *, version: str | None = None) -> ConvertedChe
     )
 
 
-def _head(tensors: dict[str, Tensor], published: dict[str, Any]) -> tuple[str, tuple[Rename | Drop, ...], dict[str, Any]]:
+def _head(
+    tensors: dict[str, Tensor], published: dict[str, Any]
+) -> tuple[str, tuple[Rename | Drop, ...], dict[str, Any]]:
     """Class, rules for its head, and fields of the configuration, all told by the tensors."""
     tasks = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("classification_heads.")})
     if tasks:
@@ -89,13 +95,19 @@ def _head(tensors: dict[str, Tensor], published: dict[str, Any]) -> tuple[str, t
         rules = (
             _POOLER,
             Rename(r"classification_heads\.(\d+)\.(weight|bias)", r"classifier.tasks.\1.\2"),
-            Rename(r"attention_pool\.attention_weights", "classifier.attention.weight", lambda tensor: tensor.T.contiguous()),
+            Rename(
+                r"attention_pool\.attention_weights",
+                "classifier.attention.weight",
+                lambda tensor: tensor.T.contiguous(),
+            ),
         )
         extra = {"task_labels": sizes, "task_pooling": "attention" if attention else "cls"}
         return "GeneformerForMultiTaskClassification", rules, extra
     labels = {"id2label": published.get("id2label")}
     if "classifier.weight" in tensors:
-        labels["id2label"] = labels["id2label"] or {i: f"LABEL_{i}" for i in range(tensors["classifier.weight"].shape[0])}
+        labels["id2label"] = labels["id2label"] or {
+            i: f"LABEL_{i}" for i in range(tensors["classifier.weight"].shape[0])
+        }
         if "bert.pooler.dense.weight" in tensors:
             rules = (
                 Rename(r"bert\.pooler\.dense\.(weight|bias)", r"classifier.dense.\1"),
@@ -111,7 +123,12 @@ def _config(
     published: dict[str, Any], version: str, tokenizer: CellTokenizer, extra: dict[str, Any]
 ) -> GeneformerConfig:
     """Our configuration: the published sizes, and what config.json does not say."""
-    own = {field.name for field in dataclasses.fields(GeneformerConfig)} - {"dtype", "architectures", "id2label", "label2id"}
+    own = {field.name for field in dataclasses.fields(GeneformerConfig)} - {
+        "dtype",
+        "architectures",
+        "id2label",
+        "label2id",
+    }
     sizes = {name: value for name, value in published.items() if name in own}
     special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in _SPECIAL_TOKENS}
     id2label = extra.pop("id2label", None)
@@ -137,8 +154,8 @@ def _dictionaries(source: SourceFolder, vocab_size: int, version: str | None) ->
             return Dictionaries(tokens, medians, mapping), found
     looked = "; ".join(f"{path} has {size:,}" for path, size in seen.items())
     raise CheckpointError(
-        f"No {f'{version} ' if version else ''}token dictionary with {vocab_size:,} entries (token_dictionary_gc*.pkl) is "
-        f"at hand{f' ({looked})' if seen else ''}. Put the folder geneformer/ of the authors' repository beside the "
+        f"No {f'{version} ' if version else ''}token dictionary with {vocab_size:,} entries (token_dictionary_gc*.pkl) "
+        f"is at hand{f' ({looked})' if seen else ''}. Put the folder geneformer/ of the authors' repository beside the "
         "weights. V1 has 25,426 entries, V2 20,275; the wrong one would give other genes without a word."
     )
 
@@ -172,7 +189,9 @@ def _tokenizer(dictionaries: Dictionaries, version: str, context: int) -> CellTo
     genes = [token for token in ordered if token not in special.values()]
     unknown = [gene for gene in genes if gene not in medians]
     if unknown:
-        raise CheckpointError(f"{len(unknown)} genes have no median (first: {', '.join(unknown[:5])}): dictionaries of two releases?")
+        raise CheckpointError(
+            f"{len(unknown)} genes have no median (first: {', '.join(unknown[:5])}): dictionaries of two releases?"
+        )
     return CellTokenizer.from_vocabulary(
         GeneVocabulary(ordered, special_tokens=special, id_kind="ensembl_id", species=("human",)),
         scheme="rank",

@@ -25,13 +25,15 @@ FAMILY = FamilySpec(
     code_licence="Apache-2.0",
     weights_licence="Apache-2.0",
     paper=(
-        "Theodoris et al., Transfer learning enables predictions in network biology, Nature 618 (2023); V2: Chen et al., "
-        "Quantized multi-task learning for context-specific representations of gene network dynamics, bioRxiv 2024.08.16.608180"
+        "Theodoris et al., Transfer learning enables predictions in network biology, Nature 618 (2023); V2: "
+        "Chen et al., Quantized multi-task learning for context-specific representations of gene network dynamics, "
+        "bioRxiv 2024.08.16.608180"
     ),
     citation="""@article{theodoris2023geneformer,
   title = {Transfer learning enables predictions in network biology},
-  author = {Theodoris, Christina V. and Xiao, Ling and Chopra, Anant and Chaffin, Mark D. and Al Sayed, Zeina R. and Hill, Matthew C.
-            and Mantineo, Helene and Brydon, Elizabeth M. and Zeng, Zexian and Liu, X. Shirley and Ellinor, Patrick T.},
+  author = {Theodoris, Christina V. and Xiao, Ling and Chopra, Anant and Chaffin, Mark D. and Al Sayed, Zeina R. and
+            Hill, Matthew C. and Mantineo, Helene and Brydon, Elizabeth M. and Zeng, Zexian and Liu, X. Shirley and
+            Ellinor, Patrick T.},
   journal = {Nature}, volume = {618}, pages = {616--624}, year = {2023}, doi = {10.1038/s41586-023-06139-9}
 }""",
     code_url="https://huggingface.co/ctheodoris/Geneformer",

@@ -85,7 +85,8 @@ class GeneformerModel(GeneformerPreTrainedModel):
         Raises
         ------
         ValueError
-            If not exactly one of ``input_ids`` and ``inputs_embeds`` is given, or the cells are longer than the context.
+            If not exactly one of ``input_ids`` and ``inputs_embeds`` is given, or the cells are longer than the
+            context.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -175,7 +176,13 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
     ) -> CellMaskedLMOutput:
         """Predict genes; ``labels`` are gene ids, int64, (n_cells, n_tokens), -100 where nothing is to be predicted."""
         encoded = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
         )
         logits = self.cls(encoded.last_hidden_state)
         loss = None
@@ -225,7 +232,13 @@ class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
     ) -> CellClassifierOutput:
         """Label cells; ``labels`` are class numbers, int64, (n_cells,)."""
         encoded = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
         )
         logits = self.classifier(encoded.last_hidden_state)
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
@@ -257,7 +270,13 @@ class GeneformerForTokenClassification(GeneformerPreTrainedModel):
     ) -> CellClassifierOutput:
         """Label genes; ``labels`` are class numbers, int64, (n_cells, n_tokens), -100 for genes without a label."""
         encoded = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
         )
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from scfm_hf.models.geneformer.configuration_geneformer import GeneformerConfig
 from scfm_hf.models.geneformer.modeling_geneformer import GeneformerModel, GeneformerPreTrainedModel
+
+if TYPE_CHECKING:
+    from scfm_hf.models.geneformer.configuration_geneformer import GeneformerConfig
 
 
 @dataclass
@@ -42,8 +45,12 @@ class MultiTaskClassifier(nn.Module):
         super().__init__()
         self.pool_padding = config.pool_padding
         self.attention = nn.Linear(config.hidden_size, 1, bias=False) if config.task_pooling == "attention" else None
-        self.dropout = nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
-        self.tasks = nn.ModuleList(nn.Linear(config.hidden_size, n_labels) for n_labels in (config.task_labels or {}).values())
+        self.dropout = nn.Dropout(
+            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        )
+        self.tasks = nn.ModuleList(
+            nn.Linear(config.hidden_size, n_labels) for n_labels in (config.task_labels or {}).values()
+        )
 
     def forward(self, states: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, ...]:
         """(n_cells, n_tokens, hidden_size) -> one (n_cells, n_labels) a task."""
@@ -82,7 +89,13 @@ class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
     ) -> MultiTaskOutput:
         """Label cells; ``labels`` are class numbers, int64, (n_cells, n_tasks), -100 where a cell has no label."""
         encoded = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
         )
         logits = self.classifier(encoded.last_hidden_state, attention_mask)
         loss = task_losses = None
@@ -93,4 +106,6 @@ class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
                 [weight * nn.functional.cross_entropy(scores.float(), wanted) for weight, scores, wanted in pairs]
             )
             loss = task_losses.sum()
-        return MultiTaskOutput(loss, logits, task_losses, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)
+        return MultiTaskOutput(
+            loss, logits, task_losses, encoded.cell_embedding, encoded.hidden_states, encoded.attentions
+        )
