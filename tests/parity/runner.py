@@ -168,6 +168,7 @@ class Converted:
             if not output.exists():
                 try:
                     scratch = output.with_name(f"{output.name}.source")
+                    shutil.rmtree(scratch, ignore_errors=True)
                     arguments = table.conversion(golden, weights, scratch)
                     convert_checkpoint(output=output, family=golden.family, **arguments)
                 except BaseException:

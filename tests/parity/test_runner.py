@@ -279,6 +279,30 @@ def test_an_internal_array_is_compared_where_a_rule_matches(tmp_path: Path) -> N
     assert run(golden, table_of(rule), tmp_path)["grad.weight"].status == "different"
 
 
+@pytest.mark.parametrize("role", ["input", "aux"])
+def test_inputs_and_auxiliaries_are_compared_only_by_a_rule_that_names_their_role(tmp_path: Path, role: str) -> None:
+    golden = make_golden(tmp_path, {"states.length": (MASK.sum(1), {"role": role})})
+    wide = Rule("states*", lambda context: STATES, section="states")
+    assert run(golden, table_of(wide), tmp_path) == {}
+    assert run(golden, table_of(states_ALL="a task"), tmp_path) == {}
+    named = Rule("*.length", lambda context: MASK.sum(1) + 1, section="tokens", roles=("input", "aux"))
+    assert run(golden, table_of(wide, named), tmp_path)["states.length"].status == "different"
+    assert stale_entries(table_of(wide, named), [golden]) == ["the rule 'states*'"]
+
+
+def test_a_conversion_that_failed_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
+    golden = make_golden(tmp_path, {"states": (STATES, HIDDEN)})
+
+    def conversion(golden: Golden, weights: str | None, scratch: Path) -> Mapping[str, Any]:
+        scratch.mkdir()
+        raise OSError("the disk is full")
+
+    table = replace(table_of(), conversion=conversion)
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk is full"):
+            Converted(tmp_path).folder(golden, table, None)
+
+
 def test_a_rule_that_raises_hides_no_other_array(tmp_path: Path) -> None:
     def broken(context: Context) -> NDArray[Any]:
         raise KeyError(context.name)
