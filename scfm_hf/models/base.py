@@ -79,6 +79,8 @@ class CellPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, nn.PReLU):
+            self.fill(module, weight=torch.full_like(module.weight, module.init, device="cpu"))
         if hasattr(module, "initial_tensors"):
             self.fill(module, **module.initial_tensors())
 

@@ -1,0 +1,1 @@
+"""scGPT: a transformer over genes with binned expression values (Cui et al. 2024)."""

@@ -1,0 +1,262 @@
+"""scGPT's encoder, and its cell classifier.
+
+Order of the data: gene embedding + value encoding (+ flag) -> batch norm, if any -> TransformerLayer x L -> pooling.
+Genes have no order: there is no position embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils.generic import can_return_tuple
+
+from scfm_hf.models.base import CellPreTrainedModel
+from scfm_hf.models.outputs import CellClassifierOutput, CellModelOutput
+from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
+from scfm_hf.nn.batch_norm import TokenBatchNorm
+from scfm_hf.nn.classifiers import DeepClassifier
+from scfm_hf.nn.pooling import masked_mean
+from scfm_hf.nn.transformer import TransformerLayer
+from scfm_hf.nn.value_encoders import ContinuousValueEncoder, NormedEmbedding
+
+
+class ScGPTPreTrainedModel(CellPreTrainedModel):
+    """Base of the scGPT models."""
+
+    config_class = ScGPTConfig
+    config: ScGPTConfig
+    base_model_prefix = "scgpt"
+    _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
+    # Heads of other checkpoints of this family: known, and of no use to a model without them.
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^(decoder|mvc_decoder|classifier|discriminator|batch_encoder|modality_encoder)\."
+    ]
+
+
+class ScGPTModel(ScGPTPreTrainedModel):
+    """The encoder."""
+
+    def __init__(self, config: ScGPTConfig) -> None:
+        super().__init__(config)
+        size, eps = config.hidden_size, config.layer_norm_eps
+        self.gene_encoder = NormedEmbedding(config.vocab_size, size, layer_norm_eps=eps, padding_idx=config.pad_token_id)
+        if config.value_style == "continuous":
+            self.value_encoder: nn.Module | None = ContinuousValueEncoder(
+                size, dropout=config.hidden_dropout_prob, layer_norm_eps=eps, max_value=config.max_value
+            )
+        elif config.value_style == "category":
+            self.value_encoder = NormedEmbedding(config.num_bins + 2, size, layer_norm_eps=eps)
+        else:
+            self.value_encoder = None
+        self.flag_embedding = nn.Embedding(2, size) if config.generative else None
+        flags = config.num_perturbation_flags
+        self.perturbation_embedding = nn.Embedding(flags, size) if flags else None
+        domains = 1 if config.plain_batch_norm else config.num_domains
+        self.batch_norm = (
+            TokenBatchNorm(
+                size,
+                n_domains=domains,
+                affine=config.plain_batch_norm,
+                first_cell_decides=config.domain_of_first_cell,
+            )
+            if domains
+            else None
+        )
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Embedding of the genes, before its layer norm."""
+        return self.gene_encoder.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the embedding of the genes."""
+        self.gene_encoder.embedding = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        batch_index: Tensor | None = None,
+        perturbation_flags: Tensor | None = None,
+        generated_ids: Tensor | None = None,
+        generated_mask: Tensor | None = None,
+        cell_prompt: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> CellModelOutput:
+        """Encode cells.
+
+        Parameters
+        ----------
+        input_ids
+            Genes, int64, (n_cells, n_tokens).
+        values
+            Their values, (n_cells, n_tokens): bins for most models.
+        attention_mask
+            1 = real token, (n_cells, n_tokens); None: all are.
+        batch_index
+            Domain of each cell, int64, (n_cells,); for models with domain-specific batch norm.
+        perturbation_flags
+            1 where a gene is perturbed, int64, (n_cells, n_tokens); for models with a perturbation embedding.
+        generated_ids, generated_mask
+            Genes whose values are to be generated, int64, (n_cells, n_generated), and their mask. They see the given genes and themselves;
+            nothing sees them. Their states stand behind those of the given genes.
+        cell_prompt
+            Cell embedding that takes the place of the first token's input, (n_cells, hidden_size).
+        inputs_embeds
+            Gene embeddings, after their layer norm, in place of ``input_ids``.
+        output_attentions, output_hidden_states
+            Return attention probabilities (this call then runs with eager attention) and the states of all layers.
+
+        Raises
+        ------
+        ValueError
+            If values are missing, or not exactly one of ``input_ids`` and ``inputs_embeds`` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if values is None and cell_prompt is None:
+            raise ValueError("scGPT needs the values of the genes: pass values= beside input_ids, as the tokenizer gives them.")
+        asked = self.config.output_attentions if output_attentions is None else output_attentions
+        keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+
+        genes = self.gene_encoder(input_ids) if inputs_embeds is None else inputs_embeds
+        states = self.embed(genes, values, perturbation_flags)
+        if self.batch_norm is not None:
+            states = self.batch_norm(states, attention_mask, batch_index)
+        if cell_prompt is not None:
+            states = torch.cat([cell_prompt[:, None].to(states.dtype), states[:, 1:]], 1)
+        n_given = states.shape[1]
+        if generated_ids is not None:
+            states = torch.cat([states, self.embed_generated(generated_ids)], 1)
+        with self.eager_while(asked):
+            mask = self._attention_mask(states, attention_mask, n_given, generated_mask, generated=generated_ids is not None)
+            last, kept, attentions = self._run_layers(states, mask, n_given, keep_all=keep_all, keep_attentions=asked)
+        wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
+        if attention_mask is not None and generated_ids is None:
+            # A cell without a token has nothing to attend to: zeros, whatever the attention implementation makes of it.
+            alive = attention_mask.bool().any(1)[:, None, None].to(last.dtype)
+            last, kept = last * alive, {number: state * alive for number, state in kept.items()}
+        embedding = self.pool(kept[wanted][:, :n_given], values, attention_mask)
+        if self.config.normalize_embedding:
+            embedding = nn.functional.normalize(embedding, dim=1)
+        return CellModelOutput(
+            last_hidden_state=last,
+            cell_embedding=embedding,
+            hidden_states=tuple(kept[number] for number in sorted(kept)) if keep_all else None,
+            attentions=tuple(attentions) if asked else None,
+        )
+
+    def embed(self, genes: Tensor, values: Tensor | None, perturbation_flags: Tensor | None = None) -> Tensor:
+        """Sum of gene, value and perturbation, (n_cells, n_tokens, hidden_size)."""
+        if values is None:
+            return genes
+        if self.value_encoder is None:
+            return genes * values.unsqueeze(-1).to(genes.dtype)
+        states = genes + self.value_encoder(values)
+        if self.perturbation_embedding is not None:
+            if perturbation_flags is None:
+                raise ValueError("This model needs perturbation_flags=, 1 where a gene is perturbed.")
+            states = states + self.perturbation_embedding(perturbation_flags.long())
+        return states
+
+    def embed_generated(self, generated_ids: Tensor) -> Tensor:
+        """Genes to be generated: no value, but a flag that says so."""
+        if self.flag_embedding is None:
+            raise ValueError("This model was not trained to generate: its configuration has generative=False.")
+        return self.gene_encoder(generated_ids) + self.flag_embedding.weight[1]
+
+    def _attention_mask(
+        self, states: Tensor, attention_mask: Tensor | None, n_given: int, generated_mask: Tensor | None, *, generated: bool
+    ) -> Tensor | None:
+        if not generated:
+            return create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        # Everybody sees the real given genes, a generated gene itself as well.
+        n_tokens = states.shape[1]
+        real = torch.ones(len(states), n_given, dtype=torch.bool, device=states.device)
+        real = real if attention_mask is None else attention_mask.bool()
+        seen = nn.functional.pad(real, (0, n_tokens - n_given))[:, None, None, :].expand(-1, 1, n_tokens, -1)
+        itself = torch.eye(n_tokens, dtype=torch.bool, device=states.device)
+        itself[:n_given] = False
+        return seen | itself
+
+    def _run_layers(
+        self, states: Tensor, mask: Tensor | None, n_given: int, *, keep_all: bool, keep_attentions: bool
+    ) -> tuple[Tensor, dict[int, Tensor], list[Tensor | None]]:
+        """Last states, those that are asked for by number, and attention probabilities."""
+        wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
+        kept = {0: states} if keep_all or wanted == 0 else {}
+        attentions: list[Tensor | None] = []
+        for number, layer in enumerate(self.layers, start=1):
+            states, probabilities = layer(states, mask, n_given)
+            if keep_all or number == wanted:
+                kept[number] = states
+            if keep_attentions:
+                attentions.append(probabilities)
+        return states, kept, attentions
+
+    def pool(self, states: Tensor, values: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """One vector a cell by ``config.pooling``, not yet scaled to length 1 (but for the weighted ones), (n_cells, hidden_size)."""
+        pooling, padding = self.config.pooling, self.config.pool_padding
+        if pooling == "cls":
+            return states[:, 0]
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        real = mask if attention_mask is None else attention_mask.bool()
+        if padding == "zeros":
+            states = states * real.unsqueeze(-1)
+        if pooling == "mean":
+            return masked_mean(states, real if padding == "ignored" else mask)
+        if values is None:
+            raise ValueError(f"pooling={pooling!r} needs values.")
+        weights = values.to(states.dtype)
+        weights = weights.clamp(min=0) if pooling == "weighted" else weights
+        weights = weights * real if padding == "ignored" else weights
+        return nn.functional.normalize((states * weights.unsqueeze(-1)).sum(1), dim=1)
+
+
+class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
+    """Labels cells, from the cell embedding."""
+
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^(decoder|mvc_decoder|discriminator|batch_encoder|modality_encoder)\."
+    ]
+
+    def __init__(self, config: ScGPTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.scgpt = ScGPTModel(config)
+        self.classifier = DeepClassifier(config.hidden_size, config.num_labels, n_layers=config.classifier_layers)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        batch_index: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> CellClassifierOutput:
+        """Label cells; ``labels`` are class numbers, int64, (n_cells,)."""
+        encoded = self.scgpt(
+            input_ids,
+            values,
+            attention_mask,
+            batch_index,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        vector = self.scgpt.pool(encoded.last_hidden_state, values, attention_mask)
+        logits = self.classifier(vector)
+        loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return CellClassifierOutput(loss, logits, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)

@@ -1,0 +1,51 @@
+"""Heads that label a vector, and the gradient reversal that makes one adversarial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class DeepClassifier(nn.Module):
+    """(Linear, activation, LayerNorm) x (n_layers - 1), then Linear.
+
+    Parameters
+    ----------
+    hidden_size, num_labels, n_layers
+        Sizes; ``n_layers`` counts all linear layers.
+    activation
+        Between linear layer and layer norm.
+    """
+
+    def __init__(self, hidden_size: int, num_labels: int, *, n_layers: int = 3, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.activation = activation or nn.ReLU()
+        self.linears = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(n_layers - 1))
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(n_layers - 1))
+        self.out_proj = nn.Linear(hidden_size, num_labels)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., hidden_size) -> (..., num_labels)."""
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            vectors = norm(self.activation(linear(vectors)))
+        return self.out_proj(vectors)
+
+
+class _ReverseGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a negative number."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * gradient, None
+
+
+def reverse_gradient(values: Tensor, strength: float = 1.0) -> Tensor:
+    """The values unchanged; what stands before them is trained against what stands behind (Ganin & Lempitsky 2015)."""
+    return _ReverseGradient.apply(values, strength)
