@@ -62,6 +62,8 @@ class CellPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    #: Heads that the checkpoint did not have or that were resized: they must be trained, and an adapter must keep them.
+    fresh_heads: tuple[str, ...] = ()
     #: Top-level modules that a fresh model may have while the checkpoint lacks them. None: all but the body.
     _heads: ClassVar[tuple[str, ...] | None] = None
 
@@ -69,11 +71,9 @@ class CellPreTrainedModel(PreTrainedModel):
         """Finish a model, as the last line of its ``__init__``."""
         super().post_init()
         # Heads of the family's other classes may lie in a checkpoint; those that this model has itself must fit.
-        own = [f"{name}." for name, _ in self.named_children()]
+        own = "|".join(re.escape(name) for name, _ in self.named_children())
         self._keys_to_ignore_on_load_unexpected = {
-            pattern
-            for pattern in self._keys_to_ignore_on_load_unexpected
-            if not any(re.match(pattern, name) for name in own)
+            rf"^(?!({own})\.).*({pattern})" for pattern in self._keys_to_ignore_on_load_unexpected
         }
 
     @torch.no_grad()
@@ -175,9 +175,10 @@ class CellPreTrainedModel(PreTrainedModel):
                 "A head may be resized with num_labels= or ignore_mismatched_sizes=True; the body never."
             )
         fresh |= {name.split(".", 1)[0] for name in mismatched}
+        self.fresh_heads = tuple(sorted(fresh))
         if fresh:
             logger.warning(
-                f"{type(self).__name__}: {', '.join(sorted(fresh))} not in {where}, or of another size: it starts "
+                f"{type(self).__name__}: {', '.join(self.fresh_heads)} not in {where}, or of another size: it starts "
                 "fresh and must be trained."
             )
 

@@ -37,7 +37,8 @@ def lora_config(
     target_modules
         Modules to adapt; None: those that suit the family.
     modules_to_save
-        Modules to train and save whole; None: a classification head, and what the family needs beside it.
+        Modules to train and save whole; None: a classification head, every head that the checkpoint did not have, and what
+        the family needs beside them.
     **options
         Further fields of peft's configuration.
 
@@ -57,7 +58,7 @@ def lora_config(
     spec = family_of(model)
     present = dict(model.named_modules())
     if modules_to_save is None:
-        wanted = (*spec.modules_to_save, "classifier")
+        wanted = dict.fromkeys((*spec.modules_to_save, "classifier", *getattr(model, "fresh_heads", ())))
         modules_to_save = [name for name in wanted if any(path.split(".")[-1] == name for path in present)]
     targets = list(spec.lora_targets) if target_modules is None else target_modules
     common = {"modules_to_save": modules_to_save or None, "task_type": _task_type(model), **options}
