@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from scfm_hf.conversion import ConvertedCheckpoint, Drop, Rename, SourceFolder, TensorRecord, apply_rules
 from scfm_hf.errors import CheckpointError
@@ -202,3 +203,33 @@ def _tokenizer(dictionaries: Dictionaries, version: str, context: int) -> CellTo
         case_sensitive=False,
         surround=version == "V2",
     )
+
+
+def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str]]]:
+    """The tokenizers of the released models, from tables of their dictionaries; see ``scripts/build_released_tokenizers.py``.
+
+    Parameters
+    ----------
+    vocabularies
+        Folder with ``geneformer_v1`` and ``geneformer_v2``.
+    """
+    made = {}
+    for version, context in (("V1", 2048), ("V2", 4096)):
+        folder = vocabularies / f"geneformer_{version.lower()}"
+        table = _read_table(folder / "vocabulary.tsv.gz")
+        mapping = folder / "ensembl_mapping.tsv.gz"
+        identifiers = _read_table(mapping).set_index("identifier")["ensembl_id"].to_dict() if mapping.exists() else {}
+        medians = table[table["median"] != ""].set_index("token")["median"].map(float).to_dict()
+        tokens = {token: number for number, token in enumerate(table["token"])}
+        source = {
+            "source": "ctheodoris/Geneformer on the Hugging Face hub, gene dictionaries",
+            "release": "30M (June 2021)" if version == "V1" else "104M (2024)",
+            "licence": "Apache-2.0",
+        }
+        made[f"geneformer-{version.lower()}"] = _tokenizer(Dictionaries(tokens, medians, identifiers), version, context), source
+    return made
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """A table of texts; numbers are the shortest text of their float64."""
+    return pd.read_csv(path, sep="\t", quoting=3, keep_default_na=False, dtype=str)

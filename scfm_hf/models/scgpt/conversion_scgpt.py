@@ -6,8 +6,11 @@ args.json is that of the pretraining script, whatever was done afterwards; what 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from scfm_hf.conversion import ConvertedCheckpoint, Drop, Rename, SourceFolder, apply_rules
@@ -199,9 +202,17 @@ def _tokenizer(source: SourceFolder) -> CellTokenizer:
         raise CheckpointError(f"{path} does not number its tokens 0, 1, 2 ...; it is damaged or no vocabulary of scGPT.")
     tokens = sorted(numbers, key=numbers.__getitem__)
     # The original's loader appends missing special tokens in this order.
-    tokens += [token for token in _SPECIAL_TOKENS.values() if token not in numbers]
-    return CellTokenizer.from_vocabulary(
-        GeneVocabulary(tokens, special_tokens=_SPECIAL_TOKENS, id_kind="symbol", species=("human",)),
-        scheme="bin",
-        max_length=1200,
-    )
+    return _bin_tokenizer([*tokens, *(token for token in _SPECIAL_TOKENS.values() if token not in numbers)])
+
+
+def _bin_tokenizer(tokens: Sequence[str]) -> CellTokenizer:
+    vocabulary = GeneVocabulary(tokens, special_tokens=_SPECIAL_TOKENS, id_kind="symbol", species=("human",))
+    return CellTokenizer.from_vocabulary(vocabulary, scheme="bin", max_length=1200)
+
+
+def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str]]]:
+    """The tokenizer of the whole-human model and those with its vocabulary; see ``scripts/build_released_tokenizers.py``."""
+    path = vocabularies / "scgpt" / "vocabulary.tsv.gz"
+    table = pd.read_csv(path, sep="\t", quoting=3, keep_default_na=False, dtype=str)
+    source = {"source": "github.com/bowang-lab/scGPT, default_census_vocab.json", "release": "0.2.5", "licence": "MIT"}
+    return {"scgpt-whole-human": (_bin_tokenizer(table["token"].tolist()), source)}
