@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Input:
-    """A stored input of a call: lines for the array's cells, unless it has no cell axis."""
+    """A stored input of a call: lines for the array's cells, unless it has no cell axis.
 
+    Parameters
+    ----------
+    argument
+        What the golden calls it.
+    values, has_cells, has_tokens
+        The array, and which of its axes it has.
+    """
+
+    argument: str
     values: NDArray[Any]
     has_cells: bool
     has_tokens: bool
@@ -58,16 +67,20 @@ def join(parts: Sequence[Any], per_call: Sequence[str] = ()) -> Any:
 
 
 def make_batch(inputs: Mapping[str, Input], lines: Sequence[int], *, trim: bool) -> dict[str, Tensor]:
-    """Inputs of some lines as tensors, cut to the longest of them."""
+    """Inputs of some lines as tensors, cut to the longest of them.
+
+    A mask governs the arguments that share its prefix: ``gen_attention_mask`` those that begin with ``gen_``.
+    """
     chosen = {name: given.values[list(lines)] if given.has_cells else given.values for name, given in inputs.items()}
     masks = {
-        name.removesuffix("attention_mask"): values
+        inputs[name].argument.removesuffix("attention_mask"): values
         for name, values in chosen.items()
-        if name.endswith("attention_mask")
+        if inputs[name].argument.endswith("attention_mask")
     }
     batch: dict[str, Tensor] = {}
     for name, values in chosen.items():
-        prefix = max((prefix for prefix in masks if name.startswith(prefix)), key=len, default=None)
+        governing = (prefix for prefix in masks if inputs[name].argument.startswith(prefix))
+        prefix = max(governing, key=len, default=None)
         if trim and prefix is not None and inputs[name].has_tokens and values.shape[:2] == masks[prefix].shape:
             values = values[:, : int(np.flatnonzero(masks[prefix].any(0)).max(initial=-1)) + 1]
         batch[name] = torch.from_numpy(np.array(values, order="C"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -175,6 +176,14 @@ class Context:
 
         return auto_class(name) if name.startswith("Auto") else families()[self.golden.family].load_class(name)
 
+    def tensor_name(self, original: str) -> str:
+        """Name of a tensor in the converted model, from its name in the original's checkpoint."""
+        report = self._variant.cached(
+            ("report", self.folder), lambda: json.loads((self.folder / "conversion_report.json").read_text())
+        )
+        names = {record["source"].removeprefix("module."): record["target"] for record in report["tensors"]}
+        return names[original]
+
     # --------------------------------------------------------------------------------------------- what is computed
 
     def inputs(self, *, rename: Mapping[str, str | None] | None = None) -> dict[str, NDArray[Any]]:
@@ -186,6 +195,10 @@ class Context:
         """
         return {name: given.values for name, given in self._inputs(rename).items()}
 
+    def batch(self, *, rename: Mapping[str, str | None] | None = None) -> dict[str, Tensor]:
+        """The same as tensors, all lines in one padded batch."""
+        return make_batch(self._inputs(rename), list(range(len(self.cells))), trim=True)
+
     def _inputs(self, rename: Mapping[str, str | None] | None) -> dict[str, Input]:
         renames = {**self._variant.table.renames, **(rename or {})}
         found: dict[str, Input] = {}
@@ -195,7 +208,7 @@ class Context:
                 continue
             described = self.golden.arrays[source.removeprefix("~")]
             values = self._token_mask(described.name) if source.startswith("~") else self.stored(source)
-            found[target] = Input(values, described.has_cells, (described.axis or ())[1:2] == ("token",))
+            found[target] = Input(argument, values, described.has_cells, (described.axis or ())[1:2] == ("token",))
         return found
 
     def _sources(self) -> dict[str, str | None]:

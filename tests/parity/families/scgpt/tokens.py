@@ -1,4 +1,4 @@
-"""Which public call gives which array of scGPT."""
+"""scGPT's tokens in the original's way: order of the file, repeated columns kept, shared random streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity.rules import RuleTable
 from scfm_hf.tokenization import Ragged
 from scfm_hf.tokenization.binned_tokens import BinnedTokens
 from scfm_hf.tokenization.draws import SharedDraws
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from parity.context import Context
 
     Array = NDArray[Any]
-
-# -------------------------------------------------------------------------------------------------------------- tokens
 
 
 def steps(context: Context, part: str | None = None) -> dict[str, Mapping[str, Any]]:
@@ -63,7 +60,9 @@ def streams(context: Context) -> tuple[SharedDraws, SharedDraws]:
     return SharedDraws(seeds["numpy"]), SharedDraws(own.get("numpy", 0))
 
 
-def encode(context: Context, draws: SharedDraws, choice: SharedDraws, part: str | None = None) -> BinnedTokens:
+def encode(
+    context: Context, draws: SharedDraws, choice: SharedDraws, part: str | None = None, **other: Any
+) -> BinnedTokens:
     """All cells by the tokenizer in the original's way: order of the file, repeated columns kept, shared streams."""
     done, options = steps(context, part), {**context.case.options, **context.options}
     collated = is_collated(context)
@@ -74,7 +73,7 @@ def encode(context: Context, draws: SharedDraws, choice: SharedDraws, part: str 
         min_overlap=0.0,
         duplicates="keep",
         gene_order="file",
-        n_bins=done["bin"]["n_bins"],
+        n_bins=other.get("n_bins", done["bin"]["n_bins"]),
         ties={"random": "random", "upper end": "upper"}[done["bin"]["ties"]],
         draws=draws,
         selection="random" if options.get("sampling", True) else "first",
@@ -100,12 +99,23 @@ def padded(context: Context, tokens: BinnedTokens) -> dict[str, Array]:
 
 
 def tokens(context: Context) -> Array:
+    """Ids, values or mask, by the path that the steps of ``preprocess`` describe."""
+    done = {entry["step"] for entry in context.golden.description["preprocess"]}
+    if "split" in done:
+        return generative_tokens(context)
+    if "concatenate" in done:
+        return multiomic_tokens(context)
+    return plain_tokens(context) if "bin" in done else perturbation_values(context)
+
+
+def plain_tokens(context: Context) -> Array:
     """A column of the tokenizer; ``values`` are masked where the array has the seed of a mask."""
     options = {**context.case.options, **context.options}
     draws, choice = streams(context)
     batch = padded(context, encode(context, draws, choice))
     batch["target_values"] = values = batch["values"]
-    mask_seed = next((seed for draw, seed in context.array.seeds.items() if "mask" in draw), None)
+    seeds = context.golden.description["seeds"] if "mask_value" in context.options else context.array.seeds
+    mask_seed = next((seed for draw, seed in seeds.items() if "mask" in draw), None)
     if is_collated(context) and context.name.endswith("masked_values"):
         batch["masked_values"] = mask_each(
             values,
@@ -115,21 +125,32 @@ def tokens(context: Context) -> Array:
             cell_ids=range(len(values)),
         )
     elif mask_seed is not None:
-        batch["values"] = batch["masked_values"] = mask_values(context, values, mask_seed)
+        values = mask_values(context, values, mask_seed)
+        if "mask_value" in context.options:
+            # Values that are embedded as categories have a category each for masked ones and for padding.
+            values = np.where(batch["attention_mask"] == 0, options["pad_value"], values)
+            values = np.where(values == -1, options["mask_value"], values)
+        batch["values"] = batch["masked_values"] = values
     return batch[context.name.rpartition(".")[2]][list(context.cells)]
 
 
 def mask_values(context: Context, values: Array, seed: int) -> Array:
     """The fine-tuning's mask; it may hit ``<cls>``, whose value is not that of padding."""
-    options = {"mask_ratio": 0.4, **context.case.options, **context.options}
+    options = {"mask_ratio": 0.4, **context.case.options}
+    share = context.options.get("mask_ratio", options["mask_ratio"])
     maskable = values != options["pad_value"]
     draws = SharedDraws(seed)
-    return mask_share(values, maskable, share=options["mask_ratio"], draws=draws, cell_ids=range(len(values)))
+    return mask_share(values, maskable, share=share, draws=draws, cell_ids=range(len(values)))
 
 
 def binned_genes(context: Context) -> Array:
     """Bins of every kept gene, those without a count too."""
-    batch = padded(context, encode(context, *streams(context)))
+    return by_gene(context, encode(context, *streams(context)))
+
+
+def by_gene(context: Context, tokens: BinnedTokens) -> Array:
+    """Values in the columns of the genes that name the array, 0 where a cell has no token for one."""
+    batch = padded(context, tokens)
     ids, values = (batch[name][list(context.cells)] for name in ("input_ids", "values"))
     place = {token: number for number, token in enumerate(context.tokenizer().vocabulary.ids(context.array.names))}
     found = np.zeros((len(ids), len(place)))
@@ -193,4 +214,38 @@ def rows_of(parts: list[BinnedTokens], column: str) -> list[Array]:
     ]
 
 
-TABLE = RuleTable(family="scgpt", rules=(), inputs=("input_ids", "values", "attention_mask"))
+def modality_ids(context: Context) -> Array:
+    """Modality of each token; those of the special tokens stand behind the names in alphabetical order."""
+    parts = next(e["parts"] for e in context.golden.description["preprocess"] if e["step"] == "concatenate")
+    draws, choice = streams(context)
+    lengths = np.stack([encode(context, draws, choice, part).input_ids.lengths for part in parts]) - 1
+    places = {part: place for place, part in enumerate(sorted(parts))}
+    found = np.full((lengths.shape[1], 1 + int(lengths.sum(0).max())), len(parts))
+    found[:, 0] = len(parts) + 1
+    for line, of_parts in zip(found, lengths.T, strict=True):
+        line[1 : 1 + of_parts.sum()] = np.repeat([places[part] for part in parts], of_parts)
+    return found
+
+
+def perturbation_ids(context: Context) -> Array:
+    """Id of each gene of the data; those that the vocabulary lacks have that of padding."""
+    tokenizer = context.tokenizer()
+    ids = tokenizer.vocabulary.ids(context.array.names)
+    return np.where(ids < 0, tokenizer.pad_token_id, ids)
+
+
+def perturbation_values(context: Context) -> Array:
+    """Log-normalised expression, as the user of a perturbation model brings it: over all genes of the file."""
+    done = steps(context)
+    adata = context.adata()
+    counts = np.asarray(adata.X.todense(), np.float32)
+    scaled = counts / (counts.sum(1, keepdims=True) / np.float32(done["normalize_total"]["target_sum"]))
+    kept = np.isin(adata.var_names, context.golden.description[done["keep_genes"]["list"]])
+    return np.log1p(scaled)[list(context.cells)][:, kept]
+
+
+def log_normalised(context: Context) -> Array:
+    """Log-normalised expression before binning."""
+    draws, choice = streams(context)
+    encoded = encode(context, draws, choice, n_bins=None)
+    return by_gene(context, encoded)
