@@ -1,7 +1,7 @@
 """Dictionaries from pickle files, without running what is in them.
 
-A pickle is a small program. Only the few constructors that a dictionary of names and numbers needs are allowed; everything else is
-refused before it is called.
+A pickle is a small program. Only the few constructors that a dictionary of names and numbers needs are known here;
+everything else is refused before it is called, and so is whatever would take much more memory than the file has bytes.
 """
 
 from __future__ import annotations
@@ -10,50 +10,25 @@ import collections
 import io
 import pickle
 import pickletools
-from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
+from scfm_hf.conversion.downloads import refuse_failed_download
+from scfm_hf.conversion.numpy_pickles import Budget, Constructor, numpy_constructors
 from scfm_hf.errors import CheckpointError
 
-#: Largest pickle that is read, in bytes; the largest dictionary of the known originals has 4 MB.
-LARGEST_PICKLE = 256 * 1024 * 1024
-#: Most operations of a pickle; each leaves at most a small object.
-MOST_OPERATIONS = 50_000_000
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
-_scalar, _reconstruct = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
-_ALLOWED = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("__builtin__", "set"): set,
-    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
-    # NumPy 1 and 2 name the module of their scalars and arrays differently.
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
-}
+#: Largest pickle that is read, in bytes. The largest of the known originals (vectors of 28,000 genes) have 100 MB.
+LARGEST_PICKLE = 2**30
+#: Most operations of a pickle, and most of them that make a container: a byte of the file can become 200 of memory.
+MOST_OPERATIONS, MOST_CONTAINERS = 20_000_000, 2_000_000
 
-
-class _DictionaryUnpickler(pickle.Unpickler):
-    """Unpickler that knows plain containers and NumPy numbers only."""
-
-    def __init__(self, file: io.BytesIO, name: str) -> None:
-        super().__init__(file)
-        self._name = name
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise CheckpointError(
-                f"{self._name} asks for {module}.{name}, which a dictionary of names and numbers does not need: it may run code. "
-                "Nothing of it was run. Get the file from its authors again; do not load it with pickle."
-            )
-        return _ALLOWED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise CheckpointError(f"{self._name} refers to objects outside the file ({pid!r}); a dictionary does not.")
+_MAKE_CONTAINERS = frozenset(
+    "EMPTY_DICT DICT EMPTY_LIST LIST EMPTY_SET FROZENSET TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "REDUCE NEWOBJ NEWOBJ_EX OBJ INST".split()
+)
 
 
 def read_dictionary(path: Path) -> Any:
@@ -66,46 +41,113 @@ def read_dictionary(path: Path) -> Any:
 
     Returns
     -------
-    What it holds: dictionaries, lists, tuples, sets, strings, numbers, NumPy numbers and arrays of numbers.
+    What it holds: dictionaries, lists, tuples, sets, strings, numbers, and NumPy numbers and arrays of numbers or
+    strings.
 
     Raises
     ------
     CheckpointError
         If it is too large, damaged, or asks for anything else.
     """
+    refuse_failed_download(path)
     size = path.stat().st_size
     if size > LARGEST_PICKLE:
         raise CheckpointError(f"{path} has {size:,} bytes; a dictionary has at most {LARGEST_PICKLE:,}.")
     content = path.read_bytes()
     try:
-        _refuse_bombs(content, path)
-        value = _DictionaryUnpickler(io.BytesIO(content), str(path)).load()
+        refuse_bombs(io.BytesIO(content), size, path)
+        return _DictionaryUnpickler(content, path).load()
     except CheckpointError:
         raise
     # A damaged pickle can raise nearly anything.
     except Exception as error:
-        raise CheckpointError(f"{path} is no whole pickle file ({error}). It is truncated or damaged: fetch it again.") from error
-    _refuse_objects(value, path)
-    return value
+        raise CheckpointError(
+            f"{path} cannot be read as a dictionary: {error}. It is truncated or damaged: fetch it again."
+        ) from error
 
 
-def _refuse_bombs(content: bytes, path: Path) -> None:
-    """Read the operations without running them: none may ask for more memory than the file has bytes."""
-    for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
-        if number > MOST_OPERATIONS:
-            raise CheckpointError(f"{path} has more than {MOST_OPERATIONS:,} operations, too many for a dictionary.")
-        if operation.name in ("LONG_BINPUT", "BINPUT", "PUT") and isinstance(argument, int) and argument > len(content):
-            raise CheckpointError(f"{path} asks for a table of {argument:,} entries, more than the file can fill.")
+def refuse_bombs(file: IO[bytes], size: int, path: Path) -> None:
+    """Go through the operations of a pickle without running them; none may ask for more memory than the file can fill.
+
+    Parameters
+    ----------
+    file
+        Where the pickle begins; afterwards just behind it.
+    size
+        Its length in bytes, or of the file that it is in.
+    path
+        For the message.
+
+    Raises
+    ------
+    CheckpointError
+        If it has too many operations, or one asks for too much.
+    ValueError
+        If it is truncated or damaged.
+    """
+    containers = 0
+    for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        containers += operation.name in _MAKE_CONTAINERS
+        if number > MOST_OPERATIONS or containers > MOST_CONTAINERS:
+            raise CheckpointError(
+                f"{path} makes {containers:,} containers in {number:,} operations: too many, refused."
+            )
+        if operation.name in ("LONG_BINPUT", "PUT") and int(argument or 0) > size:
+            raise CheckpointError(f"{path} asks for a table of {argument} entries, more than it can fill: refused.")
 
 
-def _refuse_objects(value: Any, path: Path) -> None:
-    """No arrays of objects: they could hold anything."""
-    stack = [value]
-    while stack:
-        found = stack.pop()
-        if isinstance(found, np.ndarray) and found.dtype.hasobject:
-            raise CheckpointError(f"{path} holds an array of objects; only numbers are read.")
-        if isinstance(found, dict):
-            stack.extend(item for item in found.values() if isinstance(item, (dict, list, tuple, np.ndarray)))
-        elif isinstance(found, (list, tuple)):
-            stack.extend(item for item in found if isinstance(item, (dict, list, tuple, np.ndarray)))
+def forbidden(path: Path, module: str, name: str) -> CheckpointError:
+    """The error for a pickle that asks for something that is not allowed."""
+    return CheckpointError(
+        f"{path} asks for {module}.{name}, which holds neither names nor numbers: it may run code. Nothing of it was "
+        "run. Get the file from its authors again; do not load it with pickle or torch.load."
+    )
+
+
+class _DictionaryUnpickler(pickle.Unpickler):
+    """Unpickler that knows plain containers and NumPy numbers only."""
+
+    def __init__(self, content: bytes, path: Path) -> None:
+        super().__init__(io.BytesIO(content))
+        self._path = path
+        budget = Budget(len(content))
+        plain: dict[str, Callable[..., Any]] = {
+            "set": set,
+            "frozenset": frozenset,
+            "bytes": lambda: b"",
+            "bytearray": _byte_array,
+        }
+        self._constructors: dict[tuple[str, str], Any] = {
+            **numpy_constructors(budget),
+            **{
+                (module, name): Constructor(make, budget)
+                for module in ("builtins", "__builtin__")
+                for name, make in plain.items()
+            },
+            ("collections", "OrderedDict"): Constructor(collections.OrderedDict, budget),
+            ("_codecs", "encode"): Constructor(_encode, budget),
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._constructors:
+            raise forbidden(self._path, module, name)
+        return self._constructors[module, name]
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise CheckpointError(f"{self._path} refers to objects outside itself ({pid!r}): it is no dictionary.")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Bytes as protocols before 3 write them."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"it holds text in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _byte_array(content: bytes | str = b"", encoding: str = "latin1") -> bytearray:
+    """Bytes of a content; never of a size, as the builtin makes them."""
+    if isinstance(content, str):
+        content = _encode(content, encoding)
+    if not isinstance(content, bytes):
+        raise pickle.UnpicklingError("it makes bytes without content")
+    return bytearray(content)
