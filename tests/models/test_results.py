@@ -177,6 +177,20 @@ def test_hidden_states_are_those_of_every_layer(case: Case) -> None:
         assert torch.equal(states[-1], got["last_hidden_state"])
 
 
+@with_option("output_hidden_states")
+def test_gradients_reach_the_hidden_states_that_are_given(case: Case) -> None:
+    """Attribution asks for the gradient of a result by an inner state: the state given must be the one that was used."""
+    states = case.model()(**case.labelled(), output_hidden_states=True)
+    for state in states.hidden_states[:-1]:
+        state.retain_grad()
+    sum(
+        value.sum() for name, value in states.items() if name in ("loss", "cell_embedding", "last_hidden_state")
+    ).backward()
+    used = [state.grad for state in states.hidden_states[:-1] if state.grad is not None]
+    assert len(used) >= case.config().num_hidden_layers - 1
+    assert all(gradient.abs().max() > 0 for gradient in used)
+
+
 # -------------------------------------------------------------------------------------------------------- cell
 # embedding
 

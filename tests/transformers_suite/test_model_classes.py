@@ -121,6 +121,9 @@ class OneClass(COMMON.ModelTesterMixin):
     def setUp(self) -> None:
         self.model_tester = ModelTester(self.case)
         self.all_model_classes = (self.case.model_class,)
+        self.additional_model_inputs = [
+            name for name in self.case.inputs() if name not in ("input_ids", "attention_mask")
+        ]
         self.has_attentions = "output_attentions" in self.case.takes
         self.unfit = self.case.example.unfit_for_mixin(self.case.class_name)
         self.parts_run, self.parts_skipped = 0, []

@@ -40,7 +40,9 @@ class ScGPTModel(ScGPTPreTrainedModel):
     def __init__(self, config: ScGPTConfig) -> None:
         super().__init__(config)
         size, eps = config.hidden_size, config.layer_norm_eps
-        self.gene_encoder = NormedEmbedding(config.vocab_size, size, layer_norm_eps=eps, padding_idx=config.pad_token_id)
+        self.gene_encoder = NormedEmbedding(
+            config.vocab_size, size, layer_norm_eps=eps, padding_idx=config.pad_token_id
+        )
         if config.value_style == "continuous":
             self.value_encoder: nn.Module | None = ContinuousValueEncoder(
                 size, dropout=config.hidden_dropout_prob, layer_norm_eps=eps, max_value=config.max_value
@@ -105,8 +107,8 @@ class ScGPTModel(ScGPTPreTrainedModel):
         perturbation_flags
             1 where a gene is perturbed, int64, (n_cells, n_tokens); for models with a perturbation embedding.
         generated_ids, generated_mask
-            Genes whose values are to be generated, int64, (n_cells, n_generated), and their mask. They see the given genes and themselves;
-            nothing sees them. Their states stand behind those of the given genes.
+            Genes whose values are to be generated, int64, (n_cells, n_generated), and their mask. They see the given
+            genes and themselves; nothing sees them. Their states stand behind those of the given genes.
         cell_prompt
             Cell embedding that takes the place of the first token's input, (n_cells, hidden_size).
         inputs_embeds
@@ -122,7 +124,9 @@ class ScGPTModel(ScGPTPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if values is None and cell_prompt is None:
-            raise ValueError("scGPT needs the values of the genes: pass values= beside input_ids, as the tokenizer gives them.")
+            raise ValueError(
+                "scGPT needs the values of the genes: pass values= beside input_ids, as the tokenizer gives them."
+            )
         asked = self.config.output_attentions if output_attentions is None else output_attentions
         keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
@@ -136,13 +140,17 @@ class ScGPTModel(ScGPTPreTrainedModel):
         if generated_ids is not None:
             states = torch.cat([states, self.embed_generated(generated_ids)], 1)
         with self.eager_while(asked):
-            mask = self._attention_mask(states, attention_mask, n_given, generated_mask, generated=generated_ids is not None)
-            last, kept, attentions = self._run_layers(states, mask, n_given, keep_all=keep_all, keep_attentions=asked)
-        wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
-        if attention_mask is not None and generated_ids is None:
+            mask = self._attention_mask(
+                states, attention_mask, n_given, generated_mask, generated=generated_ids is not None
+            )
             # A cell without a token has nothing to attend to: zeros, whatever the attention implementation makes of it.
-            alive = attention_mask.bool().any(1)[:, None, None].to(last.dtype)
-            last, kept = last * alive, {number: state * alive for number, state in kept.items()}
+            alive = None
+            if attention_mask is not None and generated_ids is None:
+                alive = attention_mask.bool().any(1)[:, None, None].to(states.dtype)
+            last, kept, attentions = self._run_layers(
+                states, mask, n_given, alive=alive, keep_all=keep_all, keep_attentions=asked
+            )
+        wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
         embedding = self.pool(kept[wanted][:, :n_given], values, attention_mask)
         if self.config.normalize_embedding:
             embedding = nn.functional.normalize(embedding, dim=1)
@@ -173,7 +181,13 @@ class ScGPTModel(ScGPTPreTrainedModel):
         return self.gene_encoder(generated_ids) + self.flag_embedding.weight[1]
 
     def _attention_mask(
-        self, states: Tensor, attention_mask: Tensor | None, n_given: int, generated_mask: Tensor | None, *, generated: bool
+        self,
+        states: Tensor,
+        attention_mask: Tensor | None,
+        n_given: int,
+        generated_mask: Tensor | None,
+        *,
+        generated: bool,
     ) -> Tensor | None:
         if not generated:
             return create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
@@ -187,14 +201,23 @@ class ScGPTModel(ScGPTPreTrainedModel):
         return seen | itself
 
     def _run_layers(
-        self, states: Tensor, mask: Tensor | None, n_given: int, *, keep_all: bool, keep_attentions: bool
+        self,
+        states: Tensor,
+        mask: Tensor | None,
+        n_given: int,
+        *,
+        alive: Tensor | None,
+        keep_all: bool,
+        keep_attentions: bool,
     ) -> tuple[Tensor, dict[int, Tensor], list[Tensor | None]]:
         """Last states, those that are asked for by number, and attention probabilities."""
         wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
+        states = states if alive is None else states * alive
         kept = {0: states} if keep_all or wanted == 0 else {}
         attentions: list[Tensor | None] = []
         for number, layer in enumerate(self.layers, start=1):
             states, probabilities = layer(states, mask, n_given)
+            states = states if alive is None else states * alive
             if keep_all or number == wanted:
                 kept[number] = states
             if keep_attentions:
@@ -202,7 +225,9 @@ class ScGPTModel(ScGPTPreTrainedModel):
         return states, kept, attentions
 
     def pool(self, states: Tensor, values: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """One vector a cell by ``config.pooling``, not yet scaled to length 1 (but for the weighted ones), (n_cells, hidden_size)."""
+        """One vector a cell by ``config.pooling``, not yet scaled to length 1 (but for the weighted ones), (n_cells, "
+        "hidden_size).
+        """
         pooling, padding = self.config.pooling, self.config.pool_padding
         if pooling == "cls":
             return states[:, 0]
