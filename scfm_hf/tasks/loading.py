@@ -73,24 +73,34 @@ def load_for_task(
     import torch
 
     if isinstance(model, (str, os.PathLike)):
-        source, commit = os.fspath(model), None
-        options = {"revision": revision} if revision else {}
-        loaded = auto_class.from_pretrained(source, **options)
-        commit = getattr(loaded.config, "_commit_hash", None) or revision
+        source = os.fspath(model)
+        loaded = _from_pretrained(source, auto_class, revision)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     else:
-        loaded, commit = model, getattr(model.config, "_commit_hash", None)
+        loaded = model.to(device) if device else model
         source = getattr(model.config, "_name_or_path", "") or type(model).__name__
-        if device:
-            loaded.to(device)
+    commit = getattr(loaded.config, "_commit_hash", None) or revision
     spec = family_of(loaded)
     if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        place = os.fspath(tokenizer) if tokenizer is not None else source
-        if tokenizer is None and not isinstance(model, (str, os.PathLike)) and not getattr(model.config, "_name_or_path", ""):
+        # An adapter has no tokenizer of its own: that of its base serves.
+        place = os.fspath(tokenizer) if tokenizer is not None else getattr(loaded.config, "_name_or_path", "")
+        if not place:
             raise CompatibilityError("The model does not say where it came from: give its tokenizer with tokenizer=.")
         tokenizer = AutoTokenizer.from_pretrained(place, **({"revision": revision} if revision and place == source else {}))
     check_pair(tokenizer, loaded)
     return LoadedModel(loaded, tokenizer, spec, source, commit)
+
+
+def _from_pretrained(source: str, auto_class: Any, revision: str | None) -> PreTrainedModel:
+    """A model, or an adapter on the base that it was trained on."""
+    from transformers.utils import find_adapter_config_file
+
+    options = {"revision": revision} if revision else {}
+    if find_adapter_config_file(source, **options) is None:
+        return auto_class.from_pretrained(source, **options)
+    from scfm_hf.hub import load_adapter
+
+    return load_adapter(source, **options)
 
 
 def check_pair(tokenizer: CellTokenizer, model: PreTrainedModel) -> None:

@@ -1,0 +1,1 @@
+"""Data: example cells that ship, and corpora."""

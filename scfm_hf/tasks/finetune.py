@@ -1,0 +1,223 @@
+"""finetune: teach a model to label cells, with transformers' own Trainer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scfm_hf.errors import ScfmError
+from scfm_hf.tasks.loading import load_for_task
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from transformers import PreTrainedModel, Trainer
+
+    from scfm_hf.tokenization import CellTokenizer
+
+Method = Literal["lora", "dora", "ia3", "full"]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A fine-tuned model.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The model with its adapter, if any, at its best epoch, and the tokenizer.
+    metrics
+        Accuracy, macro-F1 and loss on the validation cells.
+    output
+        Folder of the result: the adapter alone, or the whole model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: CellTokenizer
+    metrics: dict[str, float]
+    output: Path
+
+
+def finetune(
+    adata: AnnData,
+    model: Any,
+    *,
+    labels: str,
+    output: str | os.PathLike[str],
+    method: Method = "lora",
+    tokenizer: CellTokenizer | str | None = None,
+    layer: str | None = None,
+    epochs: float = 5,
+    learning_rate: float | None = None,
+    batch_size: int = 16,
+    validation_share: float = 0.1,
+    class_weighting: bool = False,
+    balanced: bool = False,
+    freeze_embeddings: bool = False,
+    freeze_layers: int = 0,
+    patience: int | None = 3,
+    resume: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> FinetuneResult:
+    """Fine-tune a model to label cells.
+
+    Parameters
+    ----------
+    adata
+        Cells with the values that the model wants and a column of labels; cells without a label are left out.
+    model
+        A folder or hub id of an encoder, or a loaded ``...ForSequenceClassification``.
+    labels
+        Column of obs with the classes.
+    output
+        Folder to write: the adapter (and which base it belongs to), or the whole model; checkpoints of the run lie beside it, in
+        ``<output>-checkpoints``, until it ends.
+    method
+        ``lora``, ``dora``, ``ia3`` train an adapter and the head; ``full`` trains all weights.
+    tokenizer, layer, **options
+        As in :func:`scfm_hf.embed`.
+    epochs, learning_rate, batch_size, seed
+        Of the training; the rate is 1e-3 for adapters and 5e-5 for all weights if not given.
+    validation_share
+        Share of each class that is held out to choose the best epoch.
+    class_weighting, balanced
+        Weigh the loss by how rare a class is; repeat rare and thin common classes.
+    freeze_embeddings, freeze_layers
+        What does not train with ``method="full"``.
+    patience
+        Stop after so many epochs without a better macro-F1; None never stops early.
+    resume
+        Go on from the last checkpoint of an interrupted run.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    KeyError
+        If obs has no such column.
+    ScfmError
+        If there are fewer than two classes, or a class with fewer than two cells.
+    FileExistsError
+        If ``output`` is there.
+    """
+    import shutil
+
+    from transformers import AutoModelForSequenceClassification
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from scfm_hf.folders import refuse_taken
+    from scfm_hf.training import balance_classes
+
+    refuse_taken(output)
+    cells, names = _labelled(adata, labels)
+    number = {name: place for place, name in enumerate(names)}
+    if isinstance(model, (str, os.PathLike)):
+        classes = {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": number}
+        model = AutoModelForSequenceClassification.from_pretrained(model, **classes)
+    loaded = load_for_task(model, tokenizer)
+    dataset = loaded.tokenizer.to_dataset(cells, labels=labels, layer=layer, **options)
+    parts = dataset.train_test_split(validation_share, stratify_by_column="labels", seed=seed)
+    train = balance_classes(parts["train"], seed=seed) if balanced else parts["train"]
+    adapted = _prepare(loaded.model, method, freeze_embeddings=freeze_embeddings, freeze_layers=freeze_layers)
+    checkpoints = Path(output).with_name(f"{Path(output).name}-checkpoints")
+    arguments = {
+        "num_train_epochs": epochs,
+        "learning_rate": learning_rate or (5e-5 if method == "full" else 1e-3),
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": 2 * batch_size,
+        "seed": seed,
+        "disable_tqdm": not progress,
+    }
+    trainer = _trainer(
+        adapted, loaded.tokenizer, train, parts["test"], checkpoints, arguments, patience, class_weighting=class_weighting
+    )
+    last = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    _save(trainer.model, loaded.tokenizer, Path(output), adapter=method != "full")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return FinetuneResult(trainer.model, loaded.tokenizer, metrics, Path(output))
+
+
+def _labelled(adata: AnnData, labels: str) -> tuple[AnnData, list[str]]:
+    """The cells with a label, and the classes in the order of their numbers."""
+    if labels not in adata.obs:
+        raise KeyError(f"obs has no column {labels!r}. It has {', '.join(map(repr, adata.obs.columns))}.")
+    known = adata.obs[labels].notna().to_numpy()
+    counts = adata.obs[labels][known].astype("category").cat.remove_unused_categories().value_counts(sort=False)
+    if len(counts) < 2:
+        raise ScfmError(f"obs[{labels!r}] has {len(counts)} classes; at least two are needed.")
+    if (counts < 2).any():
+        rare = ", ".join(map(str, counts.index[counts < 2]))
+        raise ScfmError(f"These classes have fewer than two cells, so that none can be held out: {rare}. Leave them out.")
+    return (adata if known.all() else adata[known]), [str(name) for name in counts.index]
+
+
+def _prepare(model: PreTrainedModel, method: Method, *, freeze_embeddings: bool, freeze_layers: int) -> Any:
+    """The model with an adapter, or partly frozen."""
+    from scfm_hf.training import freeze, lora_config
+
+    if method == "full":
+        freeze(model, embeddings=freeze_embeddings, first_layers=freeze_layers)
+        return model
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(model, method=method))
+
+
+def _trainer(
+    model: Any,
+    tokenizer: CellTokenizer,
+    train: Any,
+    validation: Any,
+    checkpoints: Path,
+    arguments: dict[str, Any],
+    patience: int | None,
+    *,
+    class_weighting: bool,
+) -> Trainer:
+    """The stock Trainer with our collator, metrics and weights."""
+    import torch
+    from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainingArguments
+
+    from scfm_hf.training import class_weights, classification_metrics, weighted_loss
+
+    return Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(checkpoints),
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            logging_strategy="epoch",
+            save_total_limit=2,
+            load_best_model_at_end=True,
+            metric_for_best_model="macro_f1",
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+            report_to="none",
+            dataloader_pin_memory=torch.cuda.is_available(),
+            **arguments,
+        ),
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=classification_metrics,
+        compute_loss_func=weighted_loss(class_weights(train)) if class_weighting else None,
+        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+    )
+
+
+def _save(model: Any, tokenizer: CellTokenizer, output: Path, *, adapter: bool) -> None:
+    """The adapter with its base's identity, or the whole model; the tokenizer in either case. Whole or not at all."""
+    from scfm_hf.folders import whole_folder
+    from scfm_hf.hub import save_adapter
+
+    if adapter:
+        save_adapter(model, output)
+        return
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
