@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers.utils import ModelOutput
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 @dataclass
@@ -27,10 +27,10 @@ class CellModelOutput(ModelOutput):
         On request: attention probabilities of each layer, each (n_cells, n_heads, n_tokens, n_tokens).
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    cell_embedding: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: Tensor | None = None
+    cell_embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -45,11 +45,11 @@ class CellMaskedLMOutput(ModelOutput):
         Scores of the vocabulary, float, (n_cells, n_tokens, vocab_size).
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    cell_embedding: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cell_embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -64,11 +64,11 @@ class CellClassifierOutput(ModelOutput):
         Scores of the labels, float.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    cell_embedding: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cell_embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -86,9 +86,9 @@ class CellExpressionOutput(ModelOutput):
         head.
     """
 
-    loss: torch.FloatTensor | None = None
-    predicted_values: torch.FloatTensor | None = None
-    expressed_probability: torch.FloatTensor | None = None
-    cell_embedding: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: Tensor | None = None
+    predicted_values: Tensor | None = None
+    expressed_probability: Tensor | None = None
+    cell_embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None

@@ -96,9 +96,7 @@ class FusedSelfAttention(nn.Module):
         query, key, value = self.qkv(states).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        context, probabilities = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling
-        )
+        context, probabilities = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling)
         context = context.reshape(states.shape)
         if n_projected is None or n_projected == context.shape[1]:
             return self.out_proj(context), probabilities

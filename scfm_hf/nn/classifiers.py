@@ -19,7 +19,9 @@ class DeepClassifier(nn.Module):
         Between linear layer and layer norm.
     """
 
-    def __init__(self, hidden_size: int, num_labels: int, *, n_layers: int = 3, activation: nn.Module | None = None) -> None:
+    def __init__(
+        self, hidden_size: int, num_labels: int, *, n_layers: int = 3, activation: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.activation = activation or nn.ReLU()
         self.linears = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(n_layers - 1))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class TransformerLayer(GradientCheckpointingLayer):
     """Self-attention and feed-forward network, each with a residual connection.
 
-    ``config.norm_position`` says where the layer norms stand: ``post`` after each residual sum (Vaswani et al. 2017), or
-    ``residual`` before each block *on the residual stream itself*, as in scGPT's flash layer with ``pre_norm=True``.
+    ``config.norm_position`` says where the layer norms stand: ``post`` after each residual sum (Vaswani et al. 2017),
+    or ``residual`` before each block *on the residual stream itself*, as in scGPT's flash layer with ``pre_norm=True``.
 
     Parameters
     ----------

@@ -20,23 +20,27 @@ class ScGPTConfig(CellConfig):
     Parameters
     ----------
     pooling
-        ``cls``: state of the first token. ``mean``: over real tokens. ``weighted``: sum weighted by the values, negative ones (masks)
-        counted as 0, then scaled to length 1; ``signed_weighted``: the same with the values as they are, as the original.
+        ``cls``: state of the first token. ``mean``: over real tokens. ``weighted``: sum weighted by the values,
+        negative ones (masks) counted as 0, then scaled to length 1; ``signed_weighted``: the same with the values as
+        they are, as the original.
     pool_padding
-        What padding does to ``mean`` and ``signed_weighted``: ``ignored``; or, as in the original, counted with ``zeros`` (its
-        inference path) or with the ``states`` that stand there (its training path). A cell's result then depends on its batch.
+        What padding does to ``mean`` and ``signed_weighted``: ``ignored``; or, as in the original, counted with
+        ``zeros`` (its inference path) or with the ``states`` that stand there (its training path). A cell's result then
+        depends on its batch.
     normalize_embedding
         Scale ``cell_embedding`` to length 1, as the authors do for zero-shot embedding. Heads see it before that.
     value_style
-        How values enter: a small network (``continuous``), an embedding of the bin (``category``), or as factor (``scaling``).
+        How values enter: a small network (``continuous``), an embedding of the bin (``category``), or as factor
+        (``scaling``).
     num_bins, pad_value, mask_value, max_value
         Of the values: bins, value at padding and at masked positions, largest value told apart.
     norm_position
         Place of the layer norms, see :class:`scfm_hf.nn.transformer.TransformerLayer`.
     num_domains, plain_batch_norm
         Batch norms of the summed embedding: one a domain (0: none), or one for all.
-    domain_of_first_cell
-        Let the first cell's domain choose the norm of the whole batch, as the original does.
+    domain_of_first_cell, batch_norm_counts_padding
+        As in the original: let the first cell's domain choose the norm of the whole batch, and padding into the
+        statistics of training.
     generative
         The model has a flag embedding for genes that are to be generated.
     num_perturbation_flags
@@ -44,15 +48,16 @@ class ScGPTConfig(CellConfig):
     num_batch_labels, num_modalities
         Batches and modalities that the decoders are told (0: none).
     explicit_zero_probability, decoder_style, decoder_activation, decoder_adaptive_bias
-        Of the value decoder: a probability of being expressed beside the value; ``plain``, or ``affine`` (coefficient x value + bias)
-        with an activation of both and a bias scaled by the cell's mean value.
+        Of the value decoder: a probability of being expressed beside the value; ``plain``, or ``affine`` (coefficient x
+        value + bias) with an activation of both and a bias scaled by the cell's mean value.
     mvc_style
         Prediction of values from the cell embedding; None: no such head.
     pretraining_classifier, classifier_layers, num_adversarial_labels
         Cell classifier and adversarial batch classifier among the pretraining heads, and their depth.
     ecs_threshold, ecs_weight, adversarial_weight, contrastive_weight, contrastive_temperature, prompted_weight
-        Of the losses; a threshold or weight of 0 switches one off. The prompted loss is that of a second generative pass, in which the
-        cell embedding of the first takes the place of ``<cls>`` (the original adds it after 1,000 steps).
+        Of the losses; a threshold or weight of 0 switches one off. The prompted loss is that of a second generative
+        pass, in which the cell embedding of the first takes the place of ``<cls>`` (the original adds it after 1,000
+        steps).
     """
 
     model_type = "scfm-scgpt"
@@ -84,6 +89,7 @@ class ScGPTConfig(CellConfig):
     num_domains: int = 0
     plain_batch_norm: bool = False
     domain_of_first_cell: bool = False
+    batch_norm_counts_padding: bool = False
     generative: bool = False
     num_perturbation_flags: int = 0
     num_batch_labels: int = 0

@@ -6,18 +6,21 @@ args.json is that of the pretraining script, whatever was done afterwards; what 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
 
-from scfm_hf.conversion import ConvertedCheckpoint, Drop, Rename, SourceFolder, apply_rules
+from scfm_hf.conversion import ConvertedCheckpoint, Drop, Rename, SourceFolder, apply_rules, strip_prefix
 from scfm_hf.errors import CheckpointError
 from scfm_hf.genes import GeneVocabulary
 from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
 from scfm_hf.tokenization import CellTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
 
 _WEIGHTS = ("best_model.pt", "*.pt", "pytorch_model.bin", "model.safetensors", "*.safetensors")
 _ARGUMENTS = ("args.json", "config.json")
@@ -112,7 +115,8 @@ def convert(source: SourceFolder, *, num_attention_heads: int | None = None) -> 
     if config.num_perturbation_flags:
         architecture = "ScGPTForPerturbation"
     elif not any(name.startswith("decoder.") for name in renamed):
-        architecture, renamed = "ScGPTModel", {name.removeprefix("scgpt."): tensor for name, tensor in renamed.items()}
+        architecture = "ScGPTModel"
+        renamed, records = strip_prefix(renamed, records, "scgpt.")
     return ConvertedCheckpoint(
         config=config, architecture=architecture, tensors=renamed, records=records, tokenizer=tokenizer
     )
@@ -135,7 +139,9 @@ def _config(
     def rows(name: str) -> int:
         return tensors[name].shape[0] if name in tensors else 0
 
-    sizes = {ours: next((published[name] for name in names if name in published), None) for ours, names in _SIZES.items()}
+    sizes = {
+        ours: next((published[name] for name in names if name in published), None) for ours, names in _SIZES.items()
+    }
     embedding = tensors.get("scgpt.gene_encoder.embedding.weight")
     if embedding is None:
         raise CheckpointError("The checkpoint has no gene embedding (encoder.embedding.weight); it is no scGPT.")
@@ -145,12 +151,17 @@ def _config(
     sizes["intermediate_size"] = rows("scgpt.layers.0.linear1.weight") or sizes["intermediate_size"]
     sizes["num_attention_heads"] = num_attention_heads or sizes["num_attention_heads"]
     if sizes["num_attention_heads"] is None:
-        raise CheckpointError("args.json is missing and the number of attention heads with it; give num_attention_heads=.")
+        raise CheckpointError(
+            "args.json is missing and the number of attention heads with it; give num_attention_heads=."
+        )
     domains = len({name.split(".")[3] for name in tensors if name.startswith("scgpt.batch_norm.norms.")})
     affine = "scgpt.batch_norm.norms.0.weight" in tensors
     perturbation = rows("scgpt.perturbation_embedding.weight")
     labels = rows("classifier.out_proj.weight")
-    depths = [1 + sum(name.startswith(f"{head}.linears.") and name.endswith("weight") for name in tensors) for head in ("classifier", "discriminator")]
+    depths = [
+        1 + sum(name.startswith(f"{head}.linears.") and name.endswith("weight") for name in tensors)
+        for head in ("classifier", "discriminator")
+    ]
     dropout = published.get("dropout", 0.2)
     style = "continuous" if "scgpt.value_encoder.linear1.weight" in tensors else "scaling"
     style = "category" if "scgpt.value_encoder.embedding.weight" in tensors else style
@@ -196,10 +207,14 @@ def _mvc_style(tensors: dict[str, Tensor]) -> str | None:
 
 def _tokenizer(source: SourceFolder) -> CellTokenizer:
     """The bin tokenizer of vocab.json."""
-    path = source.need("vocab.json", role="vocabulary", what="the vocabulary, in the same folder as the authors' weights")
+    path = source.need(
+        "vocab.json", role="vocabulary", what="the vocabulary, in the same folder as the authors' weights"
+    )
     numbers = source.json(path)
     if not isinstance(numbers, dict) or sorted(numbers.values()) != list(range(len(numbers))):
-        raise CheckpointError(f"{path} does not number its tokens 0, 1, 2 ...; it is damaged or no vocabulary of scGPT.")
+        raise CheckpointError(
+            f"{path} does not number its tokens 0, 1, 2 ...; it is damaged or no vocabulary of scGPT."
+        )
     tokens = sorted(numbers, key=numbers.__getitem__)
     # The original's loader appends missing special tokens in this order.
     return _bin_tokenizer([*tokens, *(token for token in _SPECIAL_TOKENS.values() if token not in numbers)])
@@ -211,7 +226,7 @@ def _bin_tokenizer(tokens: Sequence[str]) -> CellTokenizer:
 
 
 def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str]]]:
-    """The tokenizer of the whole-human model and those with its vocabulary; see ``scripts/build_released_tokenizers.py``."""
+    """The tokenizer of all published models but old ones; called by ``scripts/build_released_tokenizers.py``."""
     path = vocabularies / "scgpt" / "vocabulary.tsv.gz"
     table = pd.read_csv(path, sep="\t", quoting=3, keep_default_na=False, dtype=str)
     source = {"source": "github.com/bowang-lab/scGPT, default_census_vocab.json", "release": "0.2.5", "licence": "MIT"}

@@ -11,7 +11,7 @@ FAMILY = FamilySpec(
     model_classes={
         "AutoModel": "ScGPTModel",
         "AutoModelForPreTraining": "pretraining_scgpt:ScGPTForPreTraining",
-        "AutoModelForExpressionPrediction": "pretraining_scgpt:ScGPTForExpressionPrediction",
+        "AutoModelForExpressionPrediction": "expression_scgpt:ScGPTForExpressionPrediction",
         "AutoModelForSequenceClassification": "ScGPTForSequenceClassification",
         "AutoModelForPerturbation": "perturbation_scgpt:ScGPTForPerturbation",
     },
@@ -25,7 +25,8 @@ FAMILY = FamilySpec(
     code_licence="MIT",
     weights_licence="MIT",
     paper=(
-        "Cui et al., scGPT: toward building a foundation model for single-cell multi-omics using generative AI, Nature Methods 21 (2024)"
+        "Cui et al., scGPT: toward building a foundation model for single-cell multi-omics using generative AI, Nature "
+        "Methods 21 (2024)"
     ),
     citation="""@article{cui2024scgpt,
   title = {scGPT: toward building a foundation model for single-cell multi-omics using generative AI},

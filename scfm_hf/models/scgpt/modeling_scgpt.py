@@ -6,6 +6,8 @@ Genes have no order: there is no position embedding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
@@ -29,7 +31,7 @@ class ScGPTPreTrainedModel(CellPreTrainedModel):
     base_model_prefix = "scgpt"
     _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
     # Heads of other checkpoints of this family: known, and of no use to a model without them.
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected: Any = [  # noqa: RUF012
         r"^(decoder|mvc_decoder|classifier|discriminator|batch_encoder|modality_encoder)\."
     ]
 
@@ -61,6 +63,7 @@ class ScGPTModel(ScGPTPreTrainedModel):
                 n_domains=domains,
                 affine=config.plain_batch_norm,
                 first_cell_decides=config.domain_of_first_cell,
+                counts_padding=config.batch_norm_counts_padding,
             )
             if domains
             else None
@@ -209,25 +212,23 @@ class ScGPTModel(ScGPTPreTrainedModel):
         alive: Tensor | None,
         keep_all: bool,
         keep_attentions: bool,
-    ) -> tuple[Tensor, dict[int, Tensor], list[Tensor | None]]:
+    ) -> tuple[Tensor, dict[int, Tensor], list[Tensor]]:
         """Last states, those that are asked for by number, and attention probabilities."""
         wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
         states = states if alive is None else states * alive
         kept = {0: states} if keep_all or wanted == 0 else {}
-        attentions: list[Tensor | None] = []
+        attentions: list[Tensor] = []
         for number, layer in enumerate(self.layers, start=1):
             states, probabilities = layer(states, mask, n_given)
             states = states if alive is None else states * alive
             if keep_all or number == wanted:
                 kept[number] = states
-            if keep_attentions:
+            if keep_attentions and probabilities is not None:
                 attentions.append(probabilities)
         return states, kept, attentions
 
     def pool(self, states: Tensor, values: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """One vector a cell by ``config.pooling``, not yet scaled to length 1 (but for the weighted ones), (n_cells, "
-        "hidden_size).
-        """
+        """One vector a cell by ``config.pooling``, (n_cells, hidden_size); only the weighted ones have length 1."""
         pooling, padding = self.config.pooling, self.config.pool_padding
         if pooling == "cls":
             return states[:, 0]
@@ -248,7 +249,7 @@ class ScGPTModel(ScGPTPreTrainedModel):
 class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
     """Labels cells, from the cell embedding."""
 
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected: Any = [  # noqa: RUF012
         r"^(decoder|mvc_decoder|discriminator|batch_encoder|modality_encoder)\."
     ]
 

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.utils.generic import can_return_tuple
 
-from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
-from scfm_hf.models.scgpt.pretraining_scgpt import ScGPTExpressionOutput, ScGPTWithHeads, draw_expressed
+from scfm_hf.models.scgpt.expression_scgpt import ScGPTExpressionOutput, ScGPTWithDecoders
 from scfm_hf.nn.classifiers import DeepClassifier
+from scfm_hf.nn.losses import masked_mse
+from scfm_hf.nn.value_decoders import draw_expressed
+
+if TYPE_CHECKING:
+    from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
 
 
-class ScGPTForPerturbation(ScGPTWithHeads):
-    """Predicts expression after a perturbation; values are log-normalised, and there is no ``<cls>``.
+class ScGPTForPerturbation(ScGPTWithDecoders):
+    """Predicts expression after a perturbation; values are log-normalised, and there is no ``<cls>``."""
 
-    Where the model has a probability of being expressed, values are drawn by it in evaluation, as in the original; ``draw_zeros=False``
-    gives the expected way without a draw.
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^discriminator\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected: Any = [r"^discriminator\."]  # noqa: RUF012
 
     def __init__(self, config: ScGPTConfig) -> None:
         super().__init__(config)
-        size = config.hidden_size
+        size, depth = config.hidden_size, config.classifier_layers
         self.classifier = (
-            DeepClassifier(size, config.num_labels, n_layers=config.classifier_layers)
-            if config.pretraining_classifier
-            else None
+            DeepClassifier(size, config.num_labels, n_layers=depth) if config.pretraining_classifier else None
         )
         self.post_init()
 
@@ -58,10 +56,15 @@ class ScGPTForPerturbation(ScGPTWithHeads):
             1 = real token; None: all are.
         perturbation_flags
             1 where a gene is perturbed, int64, (n_cells, n_tokens).
+        inputs_embeds
+            As of :class:`ScGPTModel`.
         labels
-            Expression after, (n_cells, n_tokens); the loss is the mean squared error over all genes.
+            Expression after, (n_cells, n_tokens); the loss is the mean squared error over all real tokens.
         draw_zeros, generator
-            Set values to 0 by a draw from the probability of being expressed.
+            Set values to 0 by a draw from the probability of being expressed, as the original does wherever a model has
+            it; the draws go through the batch in order.
+        output_attentions, output_hidden_states
+            As of :class:`ScGPTModel`.
         """
         encoded = self.scgpt(
             input_ids,
@@ -72,17 +75,20 @@ class ScGPTForPerturbation(ScGPTWithHeads):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        genes = self.scgpt.gene_encoder(input_ids) if inputs_embeds is None else inputs_embeds
-        cells = self._plain_embedding(encoded, values, attention_mask, genes.shape[1])
-        decoded = self._decode(encoded.last_hidden_state, genes, cells, values, None)
+        genes = self._genes(input_ids, inputs_embeds)
+        cells = self._embedding_for_heads(encoded.last_hidden_state, values, attention_mask)
+        found = vars(self._decode(encoded.last_hidden_state, genes, cells, values, None))
+        predicted, probability = found.pop("predicted_values"), found["expressed_probability"]
         if draw_zeros:
-            decoded["predicted_values"] = draw_expressed(
-                decoded["predicted_values"], decoded["expressed_probability"], generator
-            )
-        loss = None if labels is None else nn.functional.mse_loss(decoded["predicted_values"], labels)
+            predicted = draw_expressed(predicted, probability, generator)
+        loss = None
+        if labels is not None:
+            real = torch.ones_like(labels) if attention_mask is None else attention_mask
+            loss = masked_mse(predicted, labels, real)
         return ScGPTExpressionOutput(
             loss=loss,
-            **decoded,
+            predicted_values=predicted,
+            **found,
             logits=None if self.classifier is None else self.classifier(cells),
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,
@@ -107,16 +113,17 @@ class ScGPTForPerturbation(ScGPTWithHeads):
         values, perturbation_flags
             (n_cells, n_genes).
         genes
-            Which genes the model sees; the others are predicted 0. ``expressed``: those that the cell expresses. ``expressed_in_batch``:
-            those that any cell of the batch expresses, as the original's "batch-wise"; a cell's result then depends on its batch.
+            Which genes the model sees; the others are predicted 0. ``expressed``: those that the cell expresses.
+            ``expressed_in_batch``: those that any cell of the batch expresses, as the original's "batch-wise"; a cell's
+            result then depends on its batch.
         """
-        if genes == "all":
-            return self(input_ids.expand(len(values), -1), values, perturbation_flags=perturbation_flags).predicted_values
+        together = [slice(0, len(values))]
+        one_by_one = [slice(row, row + 1) for row in range(len(values))]
         predicted = torch.zeros_like(values)
-        parts = [slice(0, len(values))] if genes == "expressed_in_batch" else [slice(i, i + 1) for i in range(len(values))]
-        for rows in parts:
-            chosen = (values[rows] != 0).any(0).nonzero().squeeze(1)
-            ids = input_ids[chosen].expand(len(values[rows]), -1)
-            flags = perturbation_flags[rows][:, chosen]
-            predicted[rows.start : rows.stop, chosen] = self(ids, values[rows][:, chosen], perturbation_flags=flags).predicted_values
+        for rows in one_by_one if genes == "expressed" else together:
+            seen = torch.ones_like(input_ids, dtype=torch.bool) if genes == "all" else (values[rows] != 0).any(0)
+            if seen.any():
+                flags = perturbation_flags[rows, seen]
+                ids = input_ids[seen].expand(len(flags), -1)
+                predicted[rows, seen] = self(ids, values[rows, seen], perturbation_flags=flags).predicted_values
         return predicted
