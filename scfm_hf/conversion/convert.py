@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from scfm_hf.cards import Manifest, model_card
-from scfm_hf.conversion.renaming import TensorRecord
+from scfm_hf.conversion.building import ConvertedCheckpoint, build_model
 from scfm_hf.conversion.report import ConversionReport
 from scfm_hf.conversion.source import SourceFolder
-from scfm_hf.errors import CheckpointError
+from scfm_hf.errors import CheckpointError, ScfmError
 from scfm_hf.folders import refuse_taken, whole_folder
-from scfm_hf.models.registry import FamilySpec, families
+from scfm_hf.models.registry import families
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    import os
+    from collections.abc import Mapping
 
-    from scfm_hf.tokenization import CellTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertedCheckpoint:
-    """What a family's ``convert`` gives.
-
-    Parameters
-    ----------
-    config
-        Configuration of the model.
-    architecture
-        Name of the model class that holds all the tensors.
-    tensors
-        Tensors by the names of that class.
-    records
-        What became of each tensor of the original.
-    tokenizer
-        The tokenizer; None only where the original has none.
-    side_tables
-        Path of the module -> rows, for big tables beside the weights.
-    notes
-        What a user should know.
-    """
-
-    config: PreTrainedConfig
-    architecture: str
-    tensors: Mapping[str, Tensor]
-    records: Sequence[TensorRecord]
-    tokenizer: CellTokenizer | None
-    side_tables: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    from scfm_hf.models.registry import FamilySpec
 
 
 def convert_checkpoint(
@@ -73,15 +38,16 @@ def convert_checkpoint(
     source
         Folder of the original's files, or its weights file.
     output
-        Folder to write: config, safetensors, tokenizer, model card, manifest and report. It appears whole or not at all.
+        Folder to write: config, safetensors, tokenizer, model card, manifest and report. It appears whole or not at
+        all.
     family
         Name of the family; None recognises it from the files.
     weights
         The weights file, relative to ``source``, where there are several.
     files
-        Side files that lie elsewhere: role -> path. ``docs`` and the messages name the roles of each family.
+        Side files that lie elsewhere: role -> path. The messages about missing files name the roles of the family.
     overwrite
-        Replace a folder that is there.
+        Replace a model that is there. A folder of anything else, or of the original, is never replaced.
     **options
         Options of the family's conversion.
 
@@ -94,20 +60,22 @@ def convert_checkpoint(
     CheckpointError
         If the files are damaged, incomplete, unsafe, of no or another family; nothing is written then.
     FileExistsError
-        If ``output`` is there and ``overwrite`` is not given.
+        If ``output`` is there and ``overwrite`` is not given, or is no model.
+    TypeError
+        If the family has no such option.
     """
-    if not overwrite:
-        refuse_taken(output)
     folder = SourceFolder(source, weights=weights, files=files)
-    spec = _family(folder, family)
-    converted = spec.load_conversion().convert(folder, **options)
-    model = _build(spec, converted)
+    _refuse_place(Path(output), folder, overwrite=overwrite)
+    spec = _named(family) if family is not None else _recognised(source, weights, files)
+    converted = _convert(spec, folder, options)
+    model = build_model(spec, converted)
     report = ConversionReport(
         family=spec.name,
         architecture=converted.architecture,
         output=Path(output),
         sources=folder.sources,
         tensors=tuple(converted.records),
+        derived=tuple(sorted(set(converted.tensors) - {record.target for record in converted.records})),
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary_digest=model.config.vocabulary_digest,
         notes=converted.notes,
@@ -130,39 +98,63 @@ def convert_checkpoint(
     return report
 
 
-def _family(folder: SourceFolder, name: str | None) -> FamilySpec:
-    """The family that was named, else the one that recognises the files."""
-    if name is not None:
-        if name not in families():
-            raise CheckpointError(f"There is no family {name!r}. There are: {', '.join(families())}.")
-        return families()[name]
-    fitting = [spec for spec in families().values() if spec.load_conversion().recognise(folder)]
+def _refuse_place(output: Path, source: SourceFolder, *, overwrite: bool) -> None:
+    """Refuse to put the result in the place of anything but another result, and of the original above all."""
+    if not overwrite:
+        refuse_taken(output)
+    place, original = output.resolve(), source.path.resolve()
+    if place == original or place in original.parents:
+        raise FileExistsError(f"{output} holds the original's own files, which would be lost. Choose another place.")
+    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file():
+        raise FileExistsError(
+            f"{output} holds something other than a model, which would be lost. Choose another place."
+        )
+
+
+def _named(name: str) -> FamilySpec:
+    """The family of a name."""
+    if name not in families():
+        raise CheckpointError(f"There is no family {name!r}. There are: {', '.join(families())}.")
+    return families()[name]
+
+
+def _recognised(source: str | os.PathLike[str], weights: Any, files: Any) -> FamilySpec:
+    """The only family that recognises the files."""
+    fitting: list[str] = []
+    damaged: CheckpointError | None = None
+    for spec in families().values():
+        try:
+            # A folder of its own for each: what is read here is no source of the result yet.
+            if spec.load_conversion().recognise(SourceFolder(source, weights=weights, files=files)):
+                fitting.append(spec.name)
+        except CheckpointError as error:
+            damaged = error
+        except (KeyError, TypeError, AttributeError):
+            # A file of another form than this family's.
+            continue
     if len(fitting) == 1:
-        return fitting[0]
-    found = f"could be of {' or '.join(spec.name for spec in fitting)}" if fitting else "is of no family that is known"
-    raise CheckpointError(f"{folder.path} {found}. Name it with family=; there are: {', '.join(families())}.")
+        return families()[fitting[0]]
+    if damaged is not None and not fitting:
+        raise damaged
+    found = f"could be of {' or '.join(fitting)}" if fitting else "is of no family that is known"
+    raise CheckpointError(f"{source} {found}. Name it with family=; there are: {', '.join(families())}.")
 
 
-def _build(spec: FamilySpec, converted: ConvertedCheckpoint) -> Any:
-    """The model with the converted tensors; every one must have its place."""
-    if converted.tokenizer is not None:
-        converted.config.vocabulary_digest = converted.tokenizer.vocabulary_digest
-    with torch.device("meta"):
-        model = spec.load_class(converted.architecture)(converted.config)
-    expected = model.state_dict()
-    tied = set(model.all_tied_weights_keys)
-    problems = [f"missing tensor {name}" for name in expected if name not in converted.tensors and name not in tied]
-    for name, tensor in converted.tensors.items():
-        if name not in expected:
-            problems.append(f"unexpected tensor {name}")
-        elif tensor.shape != expected[name].shape:
-            problems.append(f"{name} has the shape {tuple(tensor.shape)}, the model {tuple(expected[name].shape)}")
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise CheckpointError(f"The checkpoint does not fit {converted.architecture}: {shown}. It is damaged or of another version.")
-    model = spec.load_class(converted.architecture)(converted.config)
-    model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in converted.tensors.items()}, strict=False)
-    model.tie_weights()
-    for path, rows in converted.side_tables.items():
-        model.get_submodule(path).set_rows(rows)
-    return model
+def _convert(spec: FamilySpec, folder: SourceFolder, options: dict[str, Any]) -> ConvertedCheckpoint:
+    """What the family makes of the files; whatever it stumbles over in them is an error of the checkpoint."""
+    convert = spec.load_conversion().convert
+    known = list(inspect.signature(convert).parameters)[1:]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        has = f"Its options are: {', '.join(known)}." if known else "It has none."
+        raise TypeError(f"The conversion of {spec.title} has no option {', '.join(unknown)}. {has}")
+    try:
+        return convert(folder, **options)
+    except ScfmError:
+        raise
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"{folder.path} cannot be converted as {spec.title}: {reason}. Its files are damaged, do not belong "
+            "together, or are of another family or version."
+        ) from error

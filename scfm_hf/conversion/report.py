@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scfm_hf.cards import SourceFile
-from scfm_hf.conversion.renaming import TensorRecord
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from scfm_hf.cards import SourceFile
+    from scfm_hf.conversion.renaming import TensorRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class ConversionReport:
         The files that were read, with size and sha256.
     tensors
         What became of each tensor of the original.
+    derived
+        Tensors of the model that were computed from other files, or from nothing: tables, positions.
     n_parameters
         Parameters of the model.
     vocabulary_digest
@@ -38,6 +43,7 @@ class ConversionReport:
     output: Path
     sources: tuple[SourceFile, ...]
     tensors: tuple[TensorRecord, ...]
+    derived: tuple[str, ...] = ()
     n_parameters: int
     vocabulary_digest: str | None
     notes: tuple[str, ...] = ()
@@ -53,13 +59,20 @@ class ConversionReport:
 
     def __str__(self) -> str:
         dropped = [record for record in self.tensors if record.target is None]
+        originals = {record.source for record in self.tensors}
         lines = [
             f"{self.architecture} ({self.family}), {self.n_parameters:,} parameters, in {self.output}.",
             f"Read {len(self.sources)} files: {', '.join(source.name for source in self.sources)}.",
-            f"{len(self.tensors) - len(dropped)} of {len(self.tensors)} tensors were taken over.",
+            f"{len(originals) - len(dropped)} of {len(originals)} tensors were taken over.",
         ]
         for reason in dict.fromkeys(record.note for record in dropped):
             names = [record.source for record in dropped if record.note == reason]
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            lines.append(f"Left out, {reason}: {shown}.")
+            lines.append(f"Left out, {reason}: {_shown(names)}.")
+        if self.derived:
+            lines.append(f"Made from other files, or computed: {_shown(self.derived)}.")
         return "\n".join([*lines, *self.notes])
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

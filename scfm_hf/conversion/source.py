@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-from torch import Tensor
+import anndata
+import pandas as pd
+from pyarrow import parquet
 
 from scfm_hf.cards import SourceFile
+from scfm_hf.conversion.downloads import refuse_failed_download
 from scfm_hf.conversion.pickles import read_dictionary
 from scfm_hf.conversion.tensors import read_array, read_checkpoint, state_dict
 from scfm_hf.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
 #: How many folders above the weights are searched for side files.
 _FOLDERS_ABOVE = 3
+#: Largest text that is read, in bytes, and largest table, in entries.
+_LARGEST_TEXT, _LARGEST_TABLE = 2**28, 2**30
 
 
 class SourceFolder:
@@ -30,7 +40,8 @@ class SourceFolder:
     weights
         The weights file, relative to the folder, where there are several or it has an unusual name.
     files
-        Side files that lie elsewhere: role -> path, relative to the folder or absolute. Roles are the family's.
+        Side files that lie elsewhere: role -> path, relative to the folder, else to where the program runs. The family
+        says what the roles are.
 
     Raises
     ------
@@ -53,7 +64,7 @@ class SourceFolder:
         if chosen is not None and not chosen.is_file():
             raise CheckpointError(f"{chosen} does not exist.")
         self._weights = chosen
-        self._files = {role: self.path / name for role, name in (files or {}).items()}
+        self._files = {role: self._place(name) for role, name in (files or {}).items()}
         absent = [f"{role}: {file}" for role, file in self._files.items() if not file.exists()]
         if absent:
             raise CheckpointError(f"These files do not exist: {', '.join(absent)}.")
@@ -86,10 +97,11 @@ class SourceFolder:
                 raise CheckpointError(f"{self.path} holds several weights files: {names}. Name one with weights=.")
             if found:
                 return found[0]
-        raise CheckpointError(f"{self.path} holds no weights file ({' or '.join(patterns)}). It holds: {self._listing()}.")
+        wanted = " or ".join(patterns)
+        raise CheckpointError(f"{self.path} holds no weights file ({wanted}). It holds: {self._listing()}.")
 
     def find(self, *patterns: str, role: str | None = None) -> Path | None:
-        """A side file: the one given for a role, else the first that fits, beside the weights or up to three folders above."""
+        """A side file: the one given for a role, else the first that fits, in the weights' folder or up to three up."""
         if role is not None and role in self._files:
             return self._files[role]
         folder = self.home.absolute()
@@ -138,9 +150,9 @@ class SourceFolder:
     def json(self, path: Path) -> Any:
         """Content of a JSON file."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read as JSON ({error}).") from error
+            content = json.loads(_text(path))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} cannot be read as JSON ({error}). Fetch it again.") from error
         self.note(path)
         return content
 
@@ -158,10 +170,38 @@ class SourceFolder:
 
     def text(self, path: Path) -> str:
         """Content of a text file (csv, tsv, lists)."""
+        content = _text(path)
+        self.note(path)
+        return content
+
+    def table(self, path: Path, **options: Any) -> pd.DataFrame:
+        """Content of a table (csv, tsv, parquet); the options are those of ``pandas.read_csv``."""
+        refuse_failed_download(path)
         try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path} cannot be read as text ({error}).") from error
+            if path.suffix == ".parquet":
+                described = parquet.read_metadata(path)
+                if described.num_rows * described.num_columns > _LARGEST_TABLE:
+                    raise CheckpointError(f"{path} has {described.num_rows:,} rows: too many, refused.")
+                content = pd.read_parquet(path)
+            else:
+                separator = "\t" if path.suffix == ".tsv" else ","
+                content = pd.read_csv(StringIO(_text(path)), **{"sep": separator, **options})
+        except CheckpointError:
+            raise
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read as a table ({error}). Fetch it again.") from error
+        self.note(path)
+        return content
+
+    def genes(self, path: Path) -> pd.DataFrame:
+        """``var`` of an h5ad file: its genes, in order. The cells are not read."""
+        refuse_failed_download(path)
+        try:
+            cells = anndata.read_h5ad(path, backed="r")
+            content = cells.var.copy()
+            cells.file.close()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} cannot be read as an h5ad file ({error}). Fetch it again.") from error
         self.note(path)
         return content
 
@@ -171,6 +211,23 @@ class SourceFolder:
             name = os.path.relpath(path, self.path)
             self._read[path] = SourceFile.of(path, name=path.name if name.startswith("..") else Path(name).as_posix())
 
+    def _place(self, name: str | os.PathLike[str]) -> Path:
+        """Where a file is that the caller named: in the folder, else from where the program runs."""
+        inside = self.path / name
+        return inside if inside.exists() or not Path(name).exists() else Path(name)
+
     def _listing(self) -> str:
         names = sorted(file.name for file in self.path.iterdir())
         return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "") if names else "nothing"
+
+
+def _text(path: Path) -> str:
+    """Content of a text file."""
+    refuse_failed_download(path)
+    size = path.stat().st_size
+    if size > _LARGEST_TEXT:
+        raise CheckpointError(f"{path} has {size:,} bytes; a text has at most {_LARGEST_TEXT:,}.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as text ({error}). Fetch it again.") from error

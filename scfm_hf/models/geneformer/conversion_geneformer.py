@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scfm_hf.conversion import ConvertedCheckpoint, Drop, Rename, SourceFolder, TensorRecord, apply_rules
+from scfm_hf.conversion import ConvertedCheckpoint, Drop, Rename, SourceFolder, apply_rules, strip_prefix
 from scfm_hf.errors import CheckpointError
 from scfm_hf.genes import GeneVocabulary
 from scfm_hf.models.geneformer.configuration_geneformer import GeneformerConfig
@@ -78,8 +78,7 @@ def convert(source: SourceFolder, *, version: str | None = None) -> ConvertedChe
     if not any(name.startswith("bert.") for name in renamed):
         raise CheckpointError(f"{weights} holds no tensor of a BERT encoder (bert.*); it is no Geneformer.")
     if architecture == "GeneformerModel":
-        renamed = {name.removeprefix("bert."): tensor for name, tensor in renamed.items()}
-        records = [TensorRecord(r.source, r.target and r.target.removeprefix("bert."), r.note) for r in records]
+        renamed, records = strip_prefix(renamed, records, "bert.")
     return ConvertedCheckpoint(
         config=config, architecture=architecture, tensors=renamed, records=records, tokenizer=tokenizer
     )
