@@ -32,7 +32,8 @@ class BinScheme(Scheme):
     vocabulary, statistics
         See :class:`~scfm_hf.tokenization.scheme.Scheme`; no statistics are needed.
     n_bins, ties
-        Bins, that of zero included, and which of several possible bins a value takes: ``upper`` (as the published
+        Bins, that of zero included (None: expression itself, not binned), and which of several possible bins a value
+        takes: ``upper`` (as the published
         pretraining code), ``lower``, ``middle``, or ``random`` (as the released inference code).
     target_sum, log1p
         Scale each cell to this total over the known genes, and take log(1 + x), before binning.
@@ -61,7 +62,7 @@ class BinScheme(Scheme):
         vocabulary: GeneVocabulary,
         statistics: Mapping[str, NDArray[np.float64]],
         *,
-        n_bins: int = 51,
+        n_bins: int | None = 51,
         ties: Ties = "upper",
         target_sum: float | None = None,
         log1p: bool = False,

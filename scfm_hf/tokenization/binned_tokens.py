@@ -49,7 +49,7 @@ def binned_tokens(
     cls_value: float = 0.0,
     target_sum: float | None = None,
     log1p: bool = False,
-    n_bins: int = 51,
+    n_bins: int | None = 51,
     ties: Ties = "upper",
     include_zero_genes: bool = False,
     max_length: int | None = None,
@@ -77,7 +77,7 @@ def binned_tokens(
         Take log(1 + x) after that.
     n_bins, ties
         As in :func:`bin_values`; the bins are those of all non-zero genes of the cell, also of genes that are not
-        selected.
+        selected. None leaves the values as they are, for models that take expression itself.
     include_zero_genes
         Make tokens of genes without a count too, with value 0.
     max_length
@@ -104,7 +104,9 @@ def binned_tokens(
         expression = _normalised(expression, target_sum)
     if log1p:
         expression = Ragged(np.log1p(expression.values), expression.offsets)
-    values = bin_values(expression, n_bins=n_bins, ties=ties, draws=draws, cell_ids=cell_ids).bins
+    values = expression
+    if n_bins is not None:
+        values = bin_values(expression, n_bins=n_bins, ties=ties, draws=draws, cell_ids=cell_ids).bins
     values = Ragged(values.values.astype(np.float32), values.offsets)
     if include_zero_genes:
         expression, values = (_with_zero_genes(columns, numbers, counts.shape[1]) for numbers in (expression, values))

@@ -73,7 +73,9 @@ class Mismatch(ValueError):
     """The array cannot be compared at all: another shape, other keys."""
 
 
-def compare(golden: Golden, array: GoldenArray, got: ArrayLike | Keyed) -> Comparison:
+def compare(
+    golden: Golden, array: GoldenArray, got: ArrayLike | Keyed, *, real: NDArray[Any] | None = None
+) -> Comparison:
     """Compare what the library gives with a stored array.
 
     Parameters
@@ -84,6 +86,9 @@ def compare(golden: Golden, array: GoldenArray, got: ArrayLike | Keyed) -> Compa
         Lines for ``array.cells`` in their order (for all rows if there is no such key); more tokens than stored are
         cut. NaN stands
         for what was not computed.
+    real
+        1 at real tokens, (n_cells, n_tokens), where the array has no mask of its own and its padding is not to be
+        compared.
     """
     expected = np.asarray(golden.values(array.name), np.float64)
     try:
@@ -92,7 +97,7 @@ def compare(golden: Golden, array: GoldenArray, got: ArrayLike | Keyed) -> Compa
         got = _fit(array, np.asarray(got, np.float64), expected.shape)
     except Mismatch as mismatch:
         return Comparison(float("nan"), float("inf"), problem=str(mismatch))
-    wanted = _wanted(golden, array, expected.shape)
+    wanted = _wanted(golden, array, expected.shape, real)
     if array.tie_groups is not None:
         got, expected, wanted = _by_ties(golden, array, got, expected, wanted)
     return _difference(got, expected, wanted, array.tolerance)
@@ -150,14 +155,17 @@ def _fit(array: GoldenArray, got: NDArray[np.float64], shape: tuple[int, ...]) -
     return got
 
 
-def _wanted(golden: Golden, array: GoldenArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _wanted(golden: Golden, array: GoldenArray, shape: tuple[int, ...], real: NDArray[Any] | None) -> NDArray[np.bool_]:
     """Which places are compared: those where the mask is 1, all if there is none."""
     wanted = np.ones(shape, bool)
-    if array.where is None:
+    if array.where is None and real is None:
         return wanted
-    mask = golden.lines(array.where, golden.cells_of(array)).astype(bool)
-    if not array.has_cells and golden.arrays[array.where].has_cells:
-        mask = mask[0]
+    if array.where is not None:
+        mask = golden.lines(array.where, golden.cells_of(array)).astype(bool)
+        if not array.has_cells and golden.arrays[array.where].has_cells:
+            mask = mask[0]
+    else:
+        mask = np.asarray(real, bool)
     axes = array.axis or ()
     token_axes = [number for number, name in enumerate(axes) if name in _CUT_AXES]
     for number in token_axes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.batches import Input, as_arrays, join, make_batch, reorder
+from parity.variant import Pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,54 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from parity.golden import Case, Golden, GoldenArray
-    from parity.rules import RuleTable
-
-
-class Variant:
-    """One golden folder while it is compared; keeps what its arrays share.
-
-    Parameters
-    ----------
-    golden, table
-        The folder, and the family's rule table.
-    convert
-        Gives the folder of the converted model for a key of the weights.
-    """
-
-    def __init__(self, golden: Golden, table: RuleTable, convert: Callable[[str | None], Path]) -> None:
-        self.golden, self.table, self.convert = golden, table, convert
-        self._kept: dict[Any, Any] = {}
-
-    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, made once; a failure is kept too."""
-        if key not in self._kept:
-            try:
-                self._kept[key] = make(), None
-            except Exception as error:  # noqa: BLE001 - raised again for each array that needs it
-                self._kept[key] = None, error
-        made, error = self._kept[key]
-        if error is not None:
-            raise error
-        return made
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward and backward pass.
-
-    Parameters
-    ----------
-    outputs
-        Fields of the model's output.
-    gradients
-        Gradients by parameter name; those of parameters that took no part are zeros.
-    state
-        Tensors of the model afterwards, running statistics included.
-    """
-
-    outputs: Mapping[str, Any]
-    gradients: Mapping[str, NDArray[Any]]
-    state: Mapping[str, NDArray[Any]]
+    from parity.variant import Variant
 
 
 class Context:
@@ -248,6 +201,7 @@ class Context:
         trim: bool = True,
         prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         per_call: Sequence[str] = (),
+        together: bool = False,
         **call: Any,
     ) -> dict[str, Any]:
         """Fields of the model's output for this array's cells, run in the groups of the original.
@@ -266,6 +220,8 @@ class Context:
             Last change to the batch of a group before the call; a function of the table's module.
         per_call
             Fields without cell axis: they come with one line a group. Numbers always do.
+        together
+            Run all cells in one batch, whatever the array says: for draws that the original made for the batch.
         **call
             Further arguments of the call.
 
@@ -301,12 +257,13 @@ class Context:
             str(self._sources()),
             str(rename),
         )
+        groups = [list(range(len(self.cells)))] if together else self.groups()
         if alone:
-            seeds = (self.array.mode, str(self.array.seeds), str(self.array.batch), self.cells)
+            seeds = (self.array.mode, str(self.array.seeds), str(groups), self.cells)
 
             def run_all() -> list[Any]:
                 with self.seeded():
-                    return [run(lines) for lines in self.groups()]
+                    return [run(lines) for lines in groups]
 
             results = self._variant.cached((*key, seeds), run_all)
         else:
@@ -314,11 +271,10 @@ class Context:
                 self._variant.cached(
                     (*key, self.array.case, tuple(self.cells[line] for line in lines)), lambda lines=lines: run(lines)
                 )
-                for lines in self.groups()
+                for lines in groups
             ]
-        joined = join(results, per_call)
-        order = np.argsort(np.concatenate(self.groups())) if self.array.batch == "obs_batch" else None
-        return joined if order is None else reorder(joined, order)
+        joined, order = join(results, per_call), np.concatenate(groups)
+        return joined if (order == np.sort(order)).all() else reorder(joined, np.argsort(order))
 
     def training_pass(
         self,

@@ -14,9 +14,10 @@ from filelock import FileLock
 
 from parity import families as tables
 from parity.compare import Comparison, compare
-from parity.context import Context, Variant
+from parity.context import Context
 from parity.golden import Golden, GoldenArray, golden_folders
 from parity.rules import COMPARED_ROLES, REQUIRED_ROLES, RuleTable, match
+from parity.variant import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,7 +59,15 @@ class Result:
 
     def __str__(self) -> str:
         by = f" (weights {self.weights})" if self.weights not in (None, "default") else ""
-        return f"{self.family}/{self.variant}/{self.array}{by}: {self.remark}"
+        return f"{self.family}/{self.variant}/{self.array}{by}"
+
+
+def describe(results: Iterable[Result]) -> str:
+    """Results with what is wrong, a line a remark: one failure is often that of many arrays."""
+    by_remark: dict[str, list[str]] = {}
+    for result in results:
+        by_remark.setdefault(result.remark, []).append(str(result))
+    return "\n".join(f"{', '.join(names)}: {remark}" for remark, names in by_remark.items())
 
 
 def rule_tables() -> Mapping[str, RuleTable]:
@@ -112,7 +121,9 @@ def _outcome(
     variant: Variant, array: GoldenArray, weights: str | None, rule: Any, parts: Mapping[str, str]
 ) -> dict[str, Any]:
     try:
-        comparison: Comparison = compare(variant.golden, array, rule.how(Context(variant, array, weights, parts)))
+        context = Context(variant, array, weights, parts)
+        real = context.inputs()["attention_mask"] if rule.real_tokens and array.where is None else None
+        comparison: Comparison = compare(variant.golden, array, rule.how(context), real=real)
     except Exception as error:  # noqa: BLE001 - the other arrays of the variant are still compared
         # The innermost call tells more than the runner's own; the rule's line tells where to look in the table.
         frames = traceback.extract_tb(error.__traceback__)

@@ -13,7 +13,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from parity.golden import TRIMMED_ROOT, Golden, golden_folders
-from parity.test_runner import ATTENTION_MASK, HIDDEN, IDS, STATES, TOKENS, make_golden
+from parity.toy import ATTENTION_MASK, HIDDEN, IDS, STATES, TOKENS, make_golden
 
 TRIMMED = [Golden(folder) for folder in golden_folders(TRIMMED_ROOT)]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from parity.golden import DEFAULT_ROOT, Golden, golden_root
-from parity.runner import Converted, Result, compare_variant, goldens_with_tables, rule_tables, stale_entries
+from parity.runner import Converted, Result, compare_variant, describe, goldens_with_tables, rule_tables, stale_entries
 from scfm_hf.models.registry import families
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ def test_variant_gives_the_original_numbers(
 ) -> None:
     results = compare_variant(golden, rule_tables()[golden.family], converted)
     record_parity(results)
-    wrong = [str(result) for result in results if result.status in ("different", "failed")]
+    wrong = [result for result in results if result.status in ("different", "failed")]
     compared = sum(result.status != "left out" for result in results)
-    assert not wrong, f"{len(wrong)} of {compared} arrays are not as the original's:\n" + "\n".join(wrong)
+    assert not wrong, f"{len(wrong)} of {compared} arrays are not as the original's:\n{describe(wrong)}"
 
 
 @pytest.mark.parametrize("family", sorted(families()))

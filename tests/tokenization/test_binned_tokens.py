@@ -45,6 +45,14 @@ def test_fine_tuning_values_are_bins_of_log_normalised_expression(counts: csr_ar
     assert tokens.values.values.tolist() == expected.bins.values.tolist()
 
 
+def test_values_may_be_the_expression_itself(counts: csr_array) -> None:
+    tokens = binned_tokens(counts, np.arange(counts.shape[1]), n_bins=None, target_sum=1e4, log1p=True)
+    totals = counts.sum(axis=1, dtype=np.float32)
+    np.testing.assert_allclose(
+        tokens.values.values, np.log1p(counts.data * 1e4 / np.repeat(totals, np.diff(counts.indptr))), rtol=1e-6
+    )
+
+
 def test_genes_without_a_count_may_be_tokens_too(counts: csr_array) -> None:
     few = csr_array(counts[:, :40])
     tokens = binned_tokens(few, np.arange(40) * 2, cls_id=CLS, include_zero_genes=True)
