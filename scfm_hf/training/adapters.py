@@ -1,7 +1,8 @@
-"""Adapters: the right targets for each family, so that LoRA, DoRA and IA3 train what they should and save all that they train."""
+"""Adapters with the right targets for each family, so that they train what they should and save all that they train."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm_hf.models.registry import family_of
@@ -37,8 +38,8 @@ def lora_config(
     target_modules
         Modules to adapt; None: those that suit the family.
     modules_to_save
-        Modules to train and save whole; None: a classification head, every head that the checkpoint did not have, and what
-        the family needs beside them.
+        Modules to train and save whole; None: a classification head, every head that the checkpoint did not have,
+        and what the family needs beside them.
     **options
         Further fields of peft's configuration.
 
@@ -78,7 +79,10 @@ def lora_config(
 
 
 def _task_type(model: PreTrainedModel) -> str | None:
-    """peft's name of the task, where it has one: it then knows which inputs and labels the model takes."""
+    """Task by which peft wraps the model, where its wrapper fits: it passes inputs that not every model takes."""
+    passed = {"input_ids", "attention_mask", "inputs_embeds", "labels", "output_attentions", "output_hidden_states"}
+    if not passed <= inspect.signature(type(model).forward).parameters.keys():
+        return None
     name = type(model).__name__
     if name.endswith("ForSequenceClassification"):
         return "SEQ_CLS"

@@ -179,7 +179,7 @@ def test_hidden_states_are_those_of_every_layer(case: Case) -> None:
 
 @with_option("output_hidden_states")
 def test_gradients_reach_the_hidden_states_that_are_given(case: Case) -> None:
-    """Attribution asks for the gradient of a result by an inner state: the state given must be the one that was used."""
+    """Attribution asks for the gradient by an inner state: the state given must be the one that was used."""
     states = case.model()(**case.labelled(), output_hidden_states=True)
     for state in states.hidden_states[:-1]:
         state.retain_grad()
