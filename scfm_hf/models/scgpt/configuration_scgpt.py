@@ -45,8 +45,9 @@ class ScGPTConfig(CellConfig):
         The model has a flag embedding for genes that are to be generated.
     num_perturbation_flags
         Rows of the perturbation embedding (0: none).
-    num_batch_labels, num_modalities
-        Batches and modalities that the decoders are told (0: none).
+    num_batch_labels, num_modalities, modality_names
+        Batches and modalities that the decoders are told (0: none); what the numbers in ``token_type_ids`` mean, the
+        special tokens included, where the checkpoint says it.
     explicit_zero_probability, decoder_style, decoder_activation, decoder_adaptive_bias
         Of the value decoder: a probability of being expressed beside the value; ``plain``, or ``affine`` (coefficient x
         value + bias) with an activation of both and a bias scaled by the cell's mean value.
@@ -94,6 +95,7 @@ class ScGPTConfig(CellConfig):
     num_perturbation_flags: int = 0
     num_batch_labels: int = 0
     num_modalities: int = 0
+    modality_names: list[str] | None = None
     explicit_zero_probability: bool = False
     decoder_style: str = "plain"
     decoder_activation: str | None = None
@@ -122,6 +124,8 @@ class ScGPTConfig(CellConfig):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}.")
+        if self.explicit_zero_probability and self.mvc_style in ("concat query", "sum query"):
+            raise ValueError(f"mvc_style={self.mvc_style!r} has no zero probability; take 'inner product', or None.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}."

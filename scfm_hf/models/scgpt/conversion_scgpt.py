@@ -17,7 +17,7 @@ from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
 from scfm_hf.tokenization import CellTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -80,12 +80,14 @@ _HEAD_RULES: tuple[Rename | Drop, ...] = (
 
 
 def recognise(source: SourceFolder) -> bool:
-    """Whether a folder looks like an scGPT: its args.json, its vocabulary, and no other family's options."""
-    arguments, vocabulary = source.find("args.json"), source.find("vocab.json")
+    """Whether a folder looks like an scGPT: args.json, or config.json of a copy, and the vocabulary beside it."""
+    arguments, vocabulary = source.find(*_ARGUMENTS), source.find("vocab.json")
     home = source.home.absolute()
     if arguments is None or vocabulary is None or arguments.parent != home or vocabulary.parent != home:
         return False
     options = source.json(arguments)
+    if arguments.name == "config.json":
+        return options.get("model_type") == "scgpt"
     return "embsize" in options and "impute_k" not in options and "moe" not in " ".join(options).lower()
 
 
@@ -95,22 +97,25 @@ def convert(source: SourceFolder, *, num_attention_heads: int | None = None) -> 
     Parameters
     ----------
     source
-        Its files. Roles: ``vocabulary`` (vocab.json), ``arguments`` (args.json).
+        Its files. Roles: ``vocabulary`` (vocab.json), ``arguments`` (args.json), ``modalities`` (vocab_mod.json of a
+        multi-omic model).
     num_attention_heads
         Needed only without args.json.
     """
     weights = source.weights(*_WEIGHTS)
     tensors = source.tensors(weights, "model_state_dict", "state_dict")
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    tokenizer = _tokenizer(source)
     arguments = source.find(*_ARGUMENTS, role="arguments")
     published = source.json(arguments) if arguments is not None else {}
+    tokenizer = _tokenizer(source, published, tensors)
+    modalities = source.find("vocab_mod.json", role="modalities") if "mod_encoder.embedding.weight" in tensors else None
     renamed, records = apply_rules(tensors, (*_BODY_RULES, *_HEAD_RULES), where=weights.name)
     # Linear layers and layer norms stand at 0, 2, 3, 5 ... of one list there, in two lists here.
     targets = {name: _of_classifier(name) for name in renamed}
     renamed = {targets[name]: tensor for name, tensor in renamed.items()}
     records = [type(r)(r.source, r.target and targets[r.target], r.note) for r in records]
     config = _config(renamed, published, tokenizer, num_attention_heads)
+    config.modality_names = None if modalities is None else _tokens(source, modalities)
     architecture = "ScGPTForPreTraining"
     if config.num_perturbation_flags:
         architecture = "ScGPTForPerturbation"
@@ -205,24 +210,40 @@ def _mvc_style(tensors: dict[str, Tensor]) -> str | None:
     return "sum query" if wide == query else "concat query"
 
 
-def _tokenizer(source: SourceFolder) -> CellTokenizer:
-    """The bin tokenizer of vocab.json."""
+def _tokenizer(source: SourceFolder, published: dict[str, Any], tensors: dict[str, Tensor]) -> CellTokenizer:
+    """The bin tokenizer of vocab.json, with the values that the weights are used to."""
     path = source.need(
         "vocab.json", role="vocabulary", what="the vocabulary, in the same folder as the authors' weights"
     )
+    tokens = _tokens(source, path)
+    # The original's loader appends missing special tokens in this order.
+    tokens += [token for token in _SPECIAL_TOKENS.values() if token not in tokens]
+    if "pert_encoder.weight" in tensors:
+        # Log-normalised expression of all genes, and no <cls>.
+        special = {"pad": _SPECIAL_TOKENS["pad"], "unused": _SPECIAL_TOKENS["cls"], "eoc": _SPECIAL_TOKENS["eoc"]}
+        options = {"n_bins": None, "target_sum": 1e4, "log1p": True, "include_zero_genes": True, "pad_value": 0.0}
+        return _bin_tokenizer(tokens, special=special, max_length=1536, **options)
+    bins = published.get("n_bins", 51)
+    pad_value = bins if "value_encoder.embedding.weight" in tensors else published.get("pad_value", -2)
+    max_length = published.get("max_seq_len", 1200)
+    return _bin_tokenizer(tokens, n_bins=bins, pad_value=float(pad_value), max_length=max_length)
+
+
+def _tokens(source: SourceFolder, path: Path) -> list[str]:
+    """The tokens of a file that numbers them, in the order of their numbers."""
     numbers = source.json(path)
     if not isinstance(numbers, dict) or sorted(numbers.values()) != list(range(len(numbers))):
         raise CheckpointError(
             f"{path} does not number its tokens 0, 1, 2 ...; it is damaged or no vocabulary of scGPT."
         )
-    tokens = sorted(numbers, key=numbers.__getitem__)
-    # The original's loader appends missing special tokens in this order.
-    return _bin_tokenizer([*tokens, *(token for token in _SPECIAL_TOKENS.values() if token not in numbers)])
+    return sorted(numbers, key=numbers.__getitem__)
 
 
-def _bin_tokenizer(tokens: Sequence[str]) -> CellTokenizer:
-    vocabulary = GeneVocabulary(tokens, special_tokens=_SPECIAL_TOKENS, id_kind="symbol", species=("human",))
-    return CellTokenizer.from_vocabulary(vocabulary, scheme="bin", max_length=1200)
+def _bin_tokenizer(
+    tokens: Sequence[str], *, special: Mapping[str, str] = _SPECIAL_TOKENS, max_length: int = 1200, **options: Any
+) -> CellTokenizer:
+    vocabulary = GeneVocabulary(tokens, special_tokens=special, id_kind="symbol", species=("human",))
+    return CellTokenizer.from_vocabulary(vocabulary, scheme="bin", max_length=max_length, **options)
 
 
 def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str]]]:

@@ -142,7 +142,8 @@ class ScGPTModel(ScGPTPreTrainedModel):
         n_given = states.shape[1]
         if generated_ids is not None:
             states = torch.cat([states, self.embed_generated(generated_ids)], 1)
-        with self.eager_while(asked):
+        # The mask of generated genes is one that no flash kernel takes.
+        with self.eager_while(asked or (generated_ids is not None and not self._takes_any_mask)):
             mask = self._attention_mask(
                 states, attention_mask, n_given, generated_mask, generated=generated_ids is not None
             )
@@ -182,6 +183,10 @@ class ScGPTModel(ScGPTPreTrainedModel):
         if self.flag_embedding is None:
             raise ValueError("This model was not trained to generate: its configuration has generative=False.")
         return self.gene_encoder(generated_ids) + self.flag_embedding.weight[1]
+
+    @property
+    def _takes_any_mask(self) -> bool:
+        return self.config._attn_implementation in ("eager", "sdpa")
 
     def _attention_mask(
         self,
