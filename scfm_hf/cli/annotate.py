@@ -1,0 +1,60 @@
+"""scfm annotate."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scfm_hf.cli.failures import readable_failures
+from scfm_hf.cli.files import read_cells, refuse_existing, write_cells
+
+
+class Method(StrEnum):
+    """How cells get their labels."""
+
+    neighbours = "neighbours"
+    linear = "linear"
+    classifier = "classifier"
+
+
+@readable_failures
+def run(
+    cells: Annotated[Path, typer.Argument(help="An .h5ad file or .zarr folder.")],
+    model: Annotated[str, typer.Option(help="Folder or hub id of an encoder, a fine-tuned classifier, or an adapter.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
+    base: Annotated[str | None, typer.Option(help="Base of an adapter that does not say where its base is.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Labelled cells, for neighbours and linear.")] = None,
+    labels: Annotated[str, typer.Option(help="Column of the reference's obs with the labels.")] = "cell_type",
+    method: Annotated[Method | None, typer.Option(help="How; neighbours with a reference, else classifier.")] = None,
+    unknown_below: Annotated[float, typer.Option(help='Label "unknown" below this probability.')] = 0.0,
+    layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """Label cells by a labelled reference or by a fine-tuned classifier."""
+    from scfm_hf.tasks.annotate import annotate
+
+    refuse_existing(output, overwrite=overwrite)
+    adata = read_cells(cells)
+    loaded: object = model
+    if base is not None:
+        from scfm_hf.hub import load_adapter
+
+        loaded = load_adapter(model, base=base)
+    annotate(
+        adata,
+        loaded,
+        tokenizer=base,
+        reference=read_cells(reference) if reference is not None else None,
+        labels=labels,
+        method=method.value if method is not None else None,
+        unknown_below=unknown_below,
+        layer=layer,
+        inplace=True,
+    )
+    write_cells(adata, output)
+    counts = adata.obs[f"{labels}_predicted"].value_counts()
+    typer.echo("\n".join(f"{name}: {number:,}" for name, number in counts.items() if number))
+    typer.echo(f"in obs[{labels + '_predicted'!r}] of {output}")

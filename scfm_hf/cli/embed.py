@@ -1,0 +1,49 @@
+"""scfm embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scfm_hf.cli.failures import readable_failures
+from scfm_hf.cli.files import read_cells, refuse_existing, write_cells
+
+
+@readable_failures
+def run(
+    cells: Annotated[Path, typer.Argument(help="An .h5ad file or .zarr folder.")],
+    model: Annotated[str, typer.Option(help="Folder or hub id of the model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
+    layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
+    gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="Recipe of the embedding; the authors' if left out.")] = None,
+    genes: Annotated[bool, typer.Option("--genes", help="Also give each gene the mean of its states.")] = False,
+    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    batch_size: Annotated[int | None, typer.Option(help="Most cells a batch.")] = None,
+    keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Give cells without a known gene NaN.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """Embed cells: one vector a cell, in obsm of the output."""
+    from scfm_hf.tasks.embed import embed
+
+    refuse_existing(output, overwrite=overwrite)
+    adata = read_cells(cells)
+    embed(
+        adata,
+        model,
+        layer=layer,
+        gene_column=gene_column,
+        pooling=pooling,
+        genes=genes,
+        min_overlap=min_overlap,
+        batch_size=batch_size,
+        empty_cells="keep" if keep_empty else "raise",
+        revision=revision,
+        inplace=True,
+    )
+    write_cells(adata, output)
+    key = adata.uns["scfm"]["embed"]["options"]["key_added"]
+    typer.echo(f"{adata.n_obs:,} cells x {adata.obsm[key].shape[1]} numbers in obsm[{key!r}] of {output}")
