@@ -157,10 +157,10 @@ def test_tables_say_what_was_found(tmp_path: Path) -> None:
     same: dict[str, Any] = {"family": "toy", "variant": "small", "role": "output", "tolerance": 1e-5, "weights": None}
     results = [
         Result(**same, array="a", section="states", status="equal", difference=2e-7, scaled=1e-7),
-        Result(**same, array="b", section="states", status="different", difference=0.5, scaled=0.5, remark="differs"),
+        Result(**same, array="b", section="states", status="different", difference=0.5, scaled=0.2, remark="differs"),
         Result(**same, array="c", section="", status="left out", remark="a task"),
     ]
-    assert "| toy | states | 2 | 1 | 5.0e-01 | 1e-05 |" in condensed_table(results)
+    assert "| toy | states | 2 | 1 | 5.0e-01 | 2.0e-01 | 1e-05 |" in condensed_table(results)
     assert "- toy: 1 arrays left out" in condensed_table(results)
     assert "| toy | small | `a` | output | equal | 2.0e-07 | 1e-05 |" in full_table(results)
     write_tables(results, tmp_path / "tables")
@@ -175,4 +175,4 @@ def test_the_condensed_table_gives_the_largest_difference_and_not_the_largest_sc
     same: dict[str, Any] = {"family": "toy", "variant": "small", "role": "output", "weights": None, "section": "head"}
     small = Result(**same, array="small", tolerance=1e-4, status="equal", difference=2e-6, scaled=2e-6)
     large = Result(**same, array="large", tolerance=1e-4, status="equal", difference=5e-5, scaled=1e-6)
-    assert "| toy | head | 2 | 2 | 5.0e-05 | 0.0001 |" in condensed_table([small, large])
+    assert "| toy | head | 2 | 2 | 5.0e-05 | 2.0e-06 | 0.0001 |" in condensed_table([small, large])

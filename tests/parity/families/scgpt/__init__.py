@@ -7,21 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from parity.families.scgpt.tokens import (
-    binned_genes,
-    log_normalised,
-    modality_ids,
-    perturbation_ids,
-    tokens,
-)
-from parity.rules import Rule, RuleTable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from parity.golden import Golden
-
 from parity.families.scgpt.models import (
     attentions,
     cell_embedding,
@@ -42,6 +27,7 @@ from parity.families.scgpt.models import (
     similarity_loss,
     three_losses,
 )
+from parity.families.scgpt.tokens import binned_genes, log_normalised, modality_ids, perturbation_ids, tokens
 from parity.families.scgpt.training import (
     adversarial_gradient,
     gradient,
@@ -50,6 +36,13 @@ from parity.families.scgpt.training import (
     trained_tensor,
     validation_loss,
 )
+from parity.rules import Rule, RuleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from parity.golden import Golden
 
 
 def conversion(golden: Golden, weights: str | None, scratch: Path) -> Mapping[str, Any]:
