@@ -40,7 +40,7 @@ class BinScheme(Scheme):
     include_zero_genes
         Tokens for genes without a count too.
     cls_value, pad_value
-        Values of ``<cls>`` and of padding.
+        Values of ``<cls>`` (None: the cells have none) and of padding.
     selection
         Which genes stay in a cell that is longer than the context: ``highest`` (the default: no draw), ``first``, or
         ``random`` (as the original).
@@ -67,7 +67,7 @@ class BinScheme(Scheme):
         target_sum: float | None = None,
         log1p: bool = False,
         include_zero_genes: bool = False,
-        cls_value: float = -2.0,
+        cls_value: float | None = -2.0,
         pad_value: float = -2.0,
         selection: Selection = "highest",
         seed: int = 0,
@@ -98,9 +98,9 @@ class BinScheme(Scheme):
 
     @property
     def surrounding_tokens(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """``<cls>`` before the genes, where the vocabulary has it."""
+        """``<cls>`` before the genes, where the vocabulary has it and it has a value."""
         cls = self.vocabulary.special_tokens.get("cls")
-        return ((cls,), ()) if cls is not None else ((), ())
+        return ((cls,), ()) if cls is not None and self._options["cls_value"] is not None else ((), ())
 
     def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Ragged | NDArray[Any]]:
         """Bin a block; see :meth:`Scheme.encode`."""

@@ -17,7 +17,7 @@ from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
 from scfm_hf.tokenization import CellTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -220,9 +220,8 @@ def _tokenizer(source: SourceFolder, published: dict[str, Any], tensors: dict[st
     tokens += [token for token in _SPECIAL_TOKENS.values() if token not in tokens]
     if "pert_encoder.weight" in tensors:
         # Log-normalised expression of all genes, and no <cls>.
-        special = {"pad": _SPECIAL_TOKENS["pad"], "unused": _SPECIAL_TOKENS["cls"], "eoc": _SPECIAL_TOKENS["eoc"]}
-        options = {"n_bins": None, "target_sum": 1e4, "log1p": True, "include_zero_genes": True, "pad_value": 0.0}
-        return _bin_tokenizer(tokens, special=special, max_length=1536, **options)
+        options = {"n_bins": None, "target_sum": 1e4, "log1p": True, "include_zero_genes": True}
+        return _bin_tokenizer(tokens, cls_value=None, pad_value=0.0, max_length=1536, **options)
     bins = published.get("n_bins", 51)
     pad_value = bins if "value_encoder.embedding.weight" in tensors else published.get("pad_value", -2)
     max_length = published.get("max_seq_len", 1200)
@@ -239,10 +238,8 @@ def _tokens(source: SourceFolder, path: Path) -> list[str]:
     return sorted(numbers, key=numbers.__getitem__)
 
 
-def _bin_tokenizer(
-    tokens: Sequence[str], *, special: Mapping[str, str] = _SPECIAL_TOKENS, max_length: int = 1200, **options: Any
-) -> CellTokenizer:
-    vocabulary = GeneVocabulary(tokens, special_tokens=special, id_kind="symbol", species=("human",))
+def _bin_tokenizer(tokens: Sequence[str], *, max_length: int = 1200, **options: Any) -> CellTokenizer:
+    vocabulary = GeneVocabulary(tokens, special_tokens=_SPECIAL_TOKENS, id_kind="symbol", species=("human",))
     return CellTokenizer.from_vocabulary(vocabulary, scheme="bin", max_length=max_length, **options)
 
 
