@@ -56,10 +56,10 @@ class _ImportedOnUse(dict[Any, Any]):
             value = self[key] = value.load()
         return value
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
         return {key: self[key] for key in self}.values()
 
-    def items(self) -> ItemsView[Any, Any]:
+    def items(self) -> ItemsView[Any, Any]:  # type: ignore[override]
         return {key: self[key] for key in self}.items()
 
 

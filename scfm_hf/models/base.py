@@ -62,6 +62,7 @@ class CellPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected: list[str] | set[str] | None = None
     #: Heads that the checkpoint did not have or that were resized: they must be trained, and an adapter must keep them.
     fresh_heads: tuple[str, ...] = ()
     #: Top-level modules that a fresh model may have while the checkpoint lacks them. None: all but the body.
@@ -73,7 +74,7 @@ class CellPreTrainedModel(PreTrainedModel):
         # Heads of the family's other classes may lie in a checkpoint; those that this model has itself must fit.
         own = "|".join(re.escape(name) for name, _ in self.named_children())
         self._keys_to_ignore_on_load_unexpected = {
-            rf"^(?!({own})\.).*({pattern})" for pattern in self._keys_to_ignore_on_load_unexpected
+            rf"^(?!({own})\.).*({pattern})" for pattern in self._keys_to_ignore_on_load_unexpected or ()
         }
 
     @torch.no_grad()
@@ -81,8 +82,9 @@ class CellPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.PReLU):
             self.fill(module, weight=torch.full_like(module.weight, module.init, device="cpu"))
-        if hasattr(module, "initial_tensors"):
-            self.fill(module, **module.initial_tensors())
+        initial_tensors = getattr(module, "initial_tensors", None)
+        if initial_tensors is not None:
+            self.fill(module, **initial_tensors())
 
     @staticmethod
     def fill(module: nn.Module, **values: Tensor) -> None:
@@ -91,7 +93,7 @@ class CellPreTrainedModel(PreTrainedModel):
             init.copy_(getattr(module, name), value)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *model_args: Any,

@@ -74,7 +74,7 @@ class EncodedCells:
                 spec = columns.get(name)
                 padded = column.to_padded(spec.pad if spec else 0, length)
                 data[name] = padded.astype(spec.dtype, copy=False) if spec else padded
-            if name == "input_ids":
+            if name == "input_ids" and isinstance(column, Ragged):
                 ones = Ragged(np.ones(len(column.values), np.int64), column.offsets)
                 data["attention_mask"] = ones.to_list() if length is None else ones.to_padded(0, length)
         if length is not None and not return_tensors:
@@ -140,11 +140,12 @@ def encode_cells(
     matrix = CellMatrix(adata, layer=layer, use_raw=use_raw, gene_column=gene_column)
     expression = check_expression(matrix, expects=scheme.expects, empty_cells=empty_cells)
     mapper = tokenizer.exact_mapper if exact_names else tokenizer.mapper
-    mapping = mapper.map(matrix.gene_names, counts_per_gene=expression.gene_totals)
+    names = matrix.gene_names.tolist()
+    mapping = mapper.map(names, counts_per_gene=expression.gene_totals)
     check_identifiers(matrix, mapping, vocabulary, min_overlap=min_overlap)
     duplicates = scheme.duplicates
     if duplicates == "sum_if_merged":
-        duplicates = "sum" if merges_names(matrix.gene_names, vocabulary, tokenizer.identifiers) else "keep"
+        duplicates = "sum" if merges_names(names, vocabulary, tokenizer.identifiers) else "keep"
     project = GeneProjection(mapping.indices, duplicates=duplicates, order=scheme.gene_order)
     limit = max_length or min(tokenizer.model_max_length, np.iinfo(np.int32).max)
 
@@ -168,7 +169,7 @@ def encode_cells(
 def _concatenate(parts: Sequence[Ragged | NDArray[Any]]) -> Ragged | NDArray[Any]:
     if isinstance(parts[0], Ragged):
         return Ragged.concatenate([part for part in parts if isinstance(part, Ragged)])
-    return np.concatenate(parts)
+    return np.concatenate([part for part in parts if not isinstance(part, Ragged)])
 
 
 def _refuse_unknown_cells(indptr: NDArray[Any], cell_ids: NDArray[np.str_]) -> None:

@@ -200,7 +200,7 @@ class CellTokenizer(PreTrainedTokenizerFast):
         """Encode cells without padding; see :func:`scfm_hf.tokenization.encoding.encode_cells` for the options."""
         return encode_cells(self, adata, **options)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         text: AnnData | str | list[str] | None = None,
         *args: Any,
@@ -280,7 +280,7 @@ class CellTokenizer(PreTrainedTokenizerFast):
 
         return to_dataset(self.encode_cells(adata, **options), adata.obs, labels=labels, columns=columns)
 
-    def _pad(  # type: ignore[override]
+    def _pad(
         self,
         encoded_inputs: dict[str, Any] | BatchEncoding,
         max_length: int | None = None,

@@ -88,9 +88,10 @@ class GeneformerModel(GeneformerPreTrainedModel):
             If not exactly one of ``input_ids`` and ``inputs_embeds`` is given, or the cells are longer than the
             context.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        n_tokens = (input_ids if input_ids is not None else inputs_embeds).shape[1]
+        n_tokens = given.shape[1]
         if n_tokens > self.config.max_position_embeddings:
             raise ValueError(
                 f"The cells have {n_tokens} tokens, the model's context is {self.config.max_position_embeddings}. "

@@ -54,10 +54,12 @@ class MultiTaskClassifier(nn.Module):
 
     def forward(self, states: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, ...]:
         """(n_cells, n_tokens, hidden_size) -> one (n_cells, n_labels) a task."""
-        pooled = self.dropout(states[:, 0] if self.attention is None else self._attend(states, attention_mask))
+        pooled = self.dropout(self._pool(states, attention_mask))
         return tuple(task(pooled) for task in self.tasks)
 
-    def _attend(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _pool(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if self.attention is None:
+            return states[:, 0]
         scores = self.attention(states).squeeze(-1)
         if attention_mask is not None and not self.pool_padding:
             scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(scores.dtype).min)
