@@ -1,17 +1,19 @@
-"""A small checkpoint as Geneformer's authors publish theirs, and ways in which files get damaged or are made to do harm."""
+"""A small checkpoint as Geneformer's authors publish theirs, and ways in which files get damaged or do harm."""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GENES = tuple(f"ENSG{number:011}" for number in range(60))
 TOKENS = {name: number for number, name in enumerate(("<pad>", "<mask>", "<cls>", "<eos>", *GENES))}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import collections
 import io
 import pickle
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,9 @@ from hypothesis import strategies as st
 from scfm_hf.conversion import pickles
 from scfm_hf.conversion.pickles import read_dictionary
 from scfm_hf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLAIN = {
     "text": "GATA1",
@@ -101,7 +103,7 @@ def test_no_other_function_is_known(tmp_path: Path, function: Any) -> None:
         read_dictionary(pickled(tmp_path, Calls(function, "1")))
 
 
-# Each of these uses allowed names alone, and crashes, or fills the memory of, a reader that trusts NumPy's constructors.
+# Each uses allowed names alone, and crashes, or fills the memory of, a reader that trusts NumPy's constructors.
 @pytest.mark.parametrize(
     "content",
     [

@@ -8,9 +8,8 @@ import struct
 import sys
 import types
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,9 @@ from torch import Tensor
 
 from scfm_hf.conversion.tensors import read_array, read_checkpoint, state_dict
 from scfm_hf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TENSORS = {
     "float": torch.linspace(-1, 1, 6).reshape(2, 3),
