@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 
@@ -35,19 +32,7 @@ class DeepClassifier(nn.Module):
         return self.out_proj(vectors)
 
 
-class _ReverseGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by a negative number."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, strength: float) -> Tensor:
-        ctx.strength = strength
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return -ctx.strength * gradient, None
-
-
 def reverse_gradient(values: Tensor, strength: float = 1.0) -> Tensor:
     """The values unchanged; what stands before them is trained against what stands behind (Ganin & Lempitsky 2015)."""
-    return _ReverseGradient.apply(values, strength)
+    fixed = values.detach()
+    return fixed - strength * (values - fixed)
