@@ -1,0 +1,39 @@
+"""Transformer layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
+from scfm_hf.nn.transformer import TransformerLayer
+
+
+def layer(**options: Any) -> TransformerLayer:
+    torch.manual_seed(0)
+    config = ScGPTConfig(hidden_size=8, num_attention_heads=2, intermediate_size=12, **options)
+    config._attn_implementation = "sdpa"
+    return TransformerLayer(config).eval()
+
+
+def test_post_norm_equals_torchs_own_layer() -> None:
+    ours, states = layer(), torch.randn(2, 5, 8)
+    theirs = nn.TransformerEncoderLayer(8, 2, dim_feedforward=12, batch_first=True, activation="relu").eval()
+    names = {"self_attn.qkv.weight": "self_attn.in_proj_weight", "self_attn.qkv.bias": "self_attn.in_proj_bias"}
+    theirs.load_state_dict({names.get(name, name): tensor for name, tensor in ours.state_dict().items()})
+    torch.testing.assert_close(ours(states, None)[0], theirs(states))
+
+
+def test_residual_norm_acts_on_the_stream_itself() -> None:
+    ours, states = layer(norm_position="residual"), torch.randn(2, 5, 8)
+    stream = ours.norm1(states)
+    stream = ours.norm2(stream + ours.self_attn(stream, None)[0])
+    torch.testing.assert_close(ours(states, None)[0], stream + ours.linear2(ours.linear1(stream).relu()))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    ours, states = layer(hidden_dropout_prob=0.5), torch.randn(2, 5, 8)
+    assert torch.equal(ours(states, None)[0], ours(states, None)[0])
+    assert not torch.equal(ours.train()(states, None)[0], ours(states, None)[0])
