@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scfm_hf.genes.identifiers import IdKind
 
@@ -166,6 +166,9 @@ class GeneMapping:
         data = counts.data[kept]
         if self.report.duplicates and data.dtype.kind in "iu" and data.dtype.itemsize < 8:
             data = data.astype(np.int64)
+        # Imported here: it would be a third of the cost of importing scfm_hf.
+        from scipy import sparse
+
         mapped = sparse.csr_array((data, tokens[kept], offsets), shape=(counts.shape[0], self.n_vocabulary))
         mapped.sum_duplicates()
         return mapped
@@ -173,6 +176,8 @@ class GeneMapping:
     def summing_matrix(self) -> sparse.csr_array:
         """0/1 matrix, int8 (n_columns, n_vocabulary): counts times it gives the counts of every token."""
         columns = np.flatnonzero(self.known)
+        from scipy import sparse
+
         return sparse.csr_array(
             (np.ones(len(columns), dtype=np.int8), (columns, self.indices[columns])),
             shape=(len(self.indices), self.n_vocabulary),

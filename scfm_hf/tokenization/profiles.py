@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from scfm_hf.errors import GeneIdError
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
     from scfm_hf.genes import GeneVocabulary
 
@@ -121,6 +121,8 @@ class GeneProjection:
             target, data = target[kept], counts.data[kept]
             indptr = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
         # Sums are made in place: never in the caller's own arrays.
+        from scipy.sparse import csr_array
+
         projected = csr_array((data, target, indptr), shape=(counts.shape[0], len(self.gene_ids)), copy=self._sums)
         if self._sums:
             # A sum of small integer types must not overflow.
