@@ -1,4 +1,4 @@
-"""Folders appear whole or not at all."""
+"""Folders and files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scfm_hf.folders import whole_folder
+from scfm_hf.folders import refuse_taken, whole_file, whole_folder
 
 
 def test_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -62,3 +62,35 @@ def test_file_is_never_replaced(tmp_path: Path, replace: bool) -> None:
     with pytest.raises(FileExistsError), whole_folder(tmp_path / "model", replace=replace):
         pass
     assert (tmp_path / "model").read_text() == "mine"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "cells.h5ad"
+    with whole_file(target) as path:
+        path.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    with pytest.raises(KeyboardInterrupt), whole_file(target, replace=True) as path:
+        path.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["cells.h5ad"]
+
+
+def test_a_file_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    target = tmp_path / "cells.h5ad"
+    target.write_text("old")
+    with pytest.raises(FileExistsError), whole_file(target):
+        raise AssertionError("refused before the block runs")
+    with whole_file(target, replace=True) as path:
+        path.write_text("new")
+    assert target.read_text() == "new"
+    with pytest.raises(FileExistsError), whole_file(tmp_path, replace=True):
+        raise AssertionError("a folder is never replaced by a file")
+
+
+def test_only_an_earlier_result_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    refuse_taken(tmp_path, replaceable=["config.json"])
+    with pytest.raises(FileExistsError):
+        refuse_taken(tmp_path, replaceable=["adapter_config.json"])

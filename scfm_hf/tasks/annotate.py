@@ -17,6 +17,7 @@ from scfm_hf.tasks.results import holder, record
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from transformers import PreTrainedModel
 
     from scfm_hf.tokenization import CellTokenizer
 
@@ -33,6 +34,7 @@ def annotate(
     n_neighbors: int = 15,
     unknown_below: float = 0.0,
     tokenizer: CellTokenizer | str | None = None,
+    base: PreTrainedModel | str | None = None,
     layer: str | None = None,
     key_added: str | None = None,
     batch_size: int | None = None,
@@ -63,7 +65,7 @@ def annotate(
         Neighbours that vote.
     unknown_below
         Label a cell "unknown" if its best probability is below this; 0 labels all.
-    tokenizer, layer, batch_size, tokens_per_batch, revision, device, progress, **options
+    tokenizer, base, layer, batch_size, tokens_per_batch, revision, device, progress, **options
         As in :func:`scfm_hf.embed`.
     key_added
         Prefix of the results; None: ``labels``.
@@ -88,7 +90,7 @@ def annotate(
     if method not in ("neighbours", "linear", "classifier"):
         raise ValueError(f"method={method!r} is none of 'neighbours', 'linear', 'classifier'.")
     auto_class = AutoModelForSequenceClassification if method == "classifier" else AutoModel
-    loaded = load_for_task(model, tokenizer, auto_class=auto_class, revision=revision, device=device)
+    loaded = load_for_task(model, tokenizer, base=base, auto_class=auto_class, revision=revision, device=device)
     limits = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
     if method == "classifier":
         probabilities = _classify(adata, loaded, layer, options, **limits)

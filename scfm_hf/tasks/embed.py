@@ -18,6 +18,7 @@ from scfm_hf.tokenization.ragged import Ragged
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from transformers import PreTrainedModel
 
     from scfm_hf.tokenization import CellTokenizer
     from scfm_hf.tokenization.encoding import EncodedCells
@@ -31,6 +32,7 @@ def embed(
     model: ModelLike,
     *,
     tokenizer: CellTokenizer | str | None = None,
+    base: PreTrainedModel | str | None = None,
     layer: str | None = None,
     pooling: str | None = None,
     embedding_layer: int | Literal["last", "second_to_last"] | None = None,
@@ -57,6 +59,8 @@ def embed(
         A loaded model, a folder, or a hub id.
     tokenizer
         The tokenizer; None takes the one beside the model.
+    base
+        For an adapter: its base, loaded or where it is; None takes the one that the adapter names.
     layer
         Layer of the AnnData that holds the values; None for X.
     pooling
@@ -94,7 +98,7 @@ def embed(
     CompatibilityError
         If tokenizer and model do not belong together.
     """
-    loaded = load_for_task(model, tokenizer, revision=revision, device=device)
+    loaded = load_for_task(model, tokenizer, base=base, revision=revision, device=device)
     encoded = loaded.tokenizer.encode_cells(adata, layer=layer, empty_cells=empty_cells, **options)
     recipe = {"pooling": pooling, "embedding_layer": _LAYERS.get(embedding_layer, embedding_layer)}
     limits = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}

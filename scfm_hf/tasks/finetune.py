@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm_hf.errors import ScfmError
-from scfm_hf.tasks.loading import load_for_task
+from scfm_hf.errors import CompatibilityError, ScfmError
+from scfm_hf.folders import refuse_taken, whole_folder
+from scfm_hf.tasks.loading import LoadedModel, load_for_task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +30,8 @@ class FinetuneResult:
         The model with its adapter, if any, at its best epoch, and the tokenizer.
     metrics
         Accuracy, macro-F1 and loss on the validation cells.
+    n_train, n_validation
+        Cells to learn from, and cells held out to choose the best epoch.
     output
         Folder of the result: the adapter alone, or the whole model.
     """
@@ -36,7 +39,15 @@ class FinetuneResult:
     model: PreTrainedModel
     tokenizer: CellTokenizer
     metrics: dict[str, float]
+    n_train: int
+    n_validation: int
     output: Path
+
+    def __str__(self) -> str:
+        return (
+            f"Trained on {self.n_train:,} cells. On {self.n_validation:,} others, which chose the best epoch: accuracy "
+            f"{self.metrics['accuracy']:.3f}, macro-F1 {self.metrics['macro_f1']:.3f}. Saved in {self.output}."
+        )
 
 
 def finetune(
@@ -58,6 +69,8 @@ def finetune(
     freeze_layers: int = 0,
     patience: int | None = 3,
     resume: bool = False,
+    overwrite: bool = False,
+    revision: str | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -73,8 +86,8 @@ def finetune(
     labels
         Column of obs with the classes.
     output
-        Folder to write: the adapter (and which base it belongs to), or the whole model; checkpoints of the run lie beside it, in
-        ``<output>-checkpoints``, until it ends.
+        Folder to write: the adapter (and which base it belongs to), or the whole model; checkpoints of the run lie
+        beside it, in ``<output>-checkpoints``, until it ends.
     method
         ``lora``, ``dora``, ``ia3`` train an adapter and the head; ``full`` trains all weights.
     tokenizer, layer, **options
@@ -90,7 +103,11 @@ def finetune(
     patience
         Stop after so many epochs without a better macro-F1; None never stops early.
     resume
-        Go on from the last checkpoint of an interrupted run.
+        Go on from the last checkpoint of an interrupted run, if there is one.
+    overwrite
+        Replace an earlier result.
+    revision
+        Branch, tag or commit of the model on the hub.
     progress
         Show a progress bar.
 
@@ -99,30 +116,29 @@ def finetune(
     KeyError
         If obs has no such column.
     ScfmError
-        If there are fewer than two classes, or a class with fewer than two cells.
+        If there are fewer than two classes, a class with fewer than two cells, or too few cells to hold out one a
+        class.
     FileExistsError
-        If ``output`` is there.
+        If ``output`` is there, or the checkpoints of an interrupted run are and ``resume`` is not asked for.
     """
     import shutil
 
-    from transformers import AutoModelForSequenceClassification
+    from transformers import set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
-    from scfm_hf.folders import refuse_taken
     from scfm_hf.training import balance_classes
 
-    refuse_taken(output)
-    cells, names = _labelled(adata, labels)
-    number = {name: place for place, name in enumerate(names)}
-    if isinstance(model, (str, os.PathLike)):
-        classes = {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": number}
-        model = AutoModelForSequenceClassification.from_pretrained(model, **classes)
-    loaded = load_for_task(model, tokenizer)
+    checkpoints = Path(output).with_name(f"{Path(output).name}-checkpoints")
+    refuse_taken(output, replaceable=("adapter_config.json", "config.json") if overwrite else ())
+    if not resume:
+        _refuse_interrupted(checkpoints)
+    cells, names = _labelled(adata, labels, validation_share)
+    set_seed(seed)  # a fresh head and the adapter draw their first weights
+    loaded = _load_classifier(model, names, tokenizer, revision)
     dataset = loaded.tokenizer.to_dataset(cells, labels=labels, layer=layer, **options)
     parts = dataset.train_test_split(validation_share, stratify_by_column="labels", seed=seed)
     train = balance_classes(parts["train"], seed=seed) if balanced else parts["train"]
     adapted = _prepare(loaded.model, method, freeze_embeddings=freeze_embeddings, freeze_layers=freeze_layers)
-    checkpoints = Path(output).with_name(f"{Path(output).name}-checkpoints")
     arguments = {
         "num_train_epochs": epochs,
         "learning_rate": learning_rate or (5e-5 if method == "full" else 1e-3),
@@ -132,17 +148,50 @@ def finetune(
         "disable_tqdm": not progress,
     }
     trainer = _trainer(
-        adapted, loaded.tokenizer, train, parts["test"], checkpoints, arguments, patience, class_weighting=class_weighting
+        adapted,
+        loaded.tokenizer,
+        train,
+        parts["test"],
+        checkpoints,
+        arguments,
+        patience,
+        class_weighting=class_weighting,
     )
-    last = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
     _save(trainer.model, loaded.tokenizer, Path(output), adapter=method != "full")
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return FinetuneResult(trainer.model, loaded.tokenizer, metrics, Path(output))
+    sizes = {"n_train": len(parts["train"]), "n_validation": len(parts["test"])}
+    return FinetuneResult(trainer.model, loaded.tokenizer, metrics, output=Path(output), **sizes)
 
 
-def _labelled(adata: AnnData, labels: str) -> tuple[AnnData, list[str]]:
+def _refuse_interrupted(checkpoints: Path) -> None:
+    """Raise FileExistsError for the checkpoints of a run that did not end."""
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        raise FileExistsError(
+            f"{checkpoints} holds an interrupted run. Go on with it (resume=True, or --resume), or remove it."
+        )
+
+
+def _load_classifier(model: Any, names: list[str], tokenizer: Any, revision: str | None) -> LoadedModel:
+    """The model with a head for the classes; a loaded one must have it already."""
+    from transformers import AutoModelForSequenceClassification
+
+    number = {name: place for place, name in enumerate(names)}
+    if isinstance(model, (str, os.PathLike)):
+        options = {"revision": revision} if revision else {}
+        model = AutoModelForSequenceClassification.from_pretrained(
+            model, num_labels=len(names), id2label=dict(enumerate(names)), label2id=number, **options
+        )
+    elif model.config.num_labels != len(names):
+        raise CompatibilityError(
+            f"The model's head has {model.config.num_labels} classes, the cells have {len(names)}. Load it with "
+            f"num_labels={len(names)}, or give its folder."
+        )
+    return load_for_task(model, tokenizer)
+
+
+def _labelled(adata: AnnData, labels: str, validation_share: float) -> tuple[AnnData, list[str]]:
     """The cells with a label, and the classes in the order of their numbers."""
     if labels not in adata.obs:
         raise KeyError(f"obs has no column {labels!r}. It has {', '.join(map(repr, adata.obs.columns))}.")
@@ -152,7 +201,14 @@ def _labelled(adata: AnnData, labels: str) -> tuple[AnnData, list[str]]:
         raise ScfmError(f"obs[{labels!r}] has {len(counts)} classes; at least two are needed.")
     if (counts < 2).any():
         rare = ", ".join(map(str, counts.index[counts < 2]))
-        raise ScfmError(f"These classes have fewer than two cells, so that none can be held out: {rare}. Leave them out.")
+        raise ScfmError(
+            f"These classes have fewer than two cells, so that none can be held out: {rare}. Leave them out."
+        )
+    if validation_share * counts.sum() < len(counts) or (1 - validation_share) * counts.sum() < len(counts):
+        raise ScfmError(
+            f"{counts.sum()} cells of {len(counts)} classes are too few to hold out a share of {validation_share:g}: "
+            "both parts need a cell of each class. Take more cells, or another share."
+        )
     return (adata if known.all() else adata[known]), [str(name) for name in counts.index]
 
 
@@ -212,12 +268,11 @@ def _trainer(
 
 def _save(model: Any, tokenizer: CellTokenizer, output: Path, *, adapter: bool) -> None:
     """The adapter with its base's identity, or the whole model; the tokenizer in either case. Whole or not at all."""
-    from scfm_hf.folders import whole_folder
     from scfm_hf.hub import save_adapter
 
     if adapter:
         save_adapter(model, output)
         return
-    with whole_folder(output) as folder:
+    with whole_folder(output, replace=True) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -46,6 +46,7 @@ def load_for_task(
     model: ModelLike,
     tokenizer: CellTokenizer | str | os.PathLike[str] | None = None,
     *,
+    base: PreTrainedModel | str | os.PathLike[str] | None = None,
     auto_class: Any = AutoModel,
     revision: str | None = None,
     device: str | None = None,
@@ -58,6 +59,8 @@ def load_for_task(
         A loaded model, a folder or a hub id.
     tokenizer
         A loaded tokenizer, a folder or a hub id; None takes the one beside the model.
+    base
+        Where the base of an adapter is; None takes the one that the adapter names.
     auto_class
         Auto class to load the model with.
     revision
@@ -74,7 +77,7 @@ def load_for_task(
 
     if isinstance(model, (str, os.PathLike)):
         source = os.fspath(model)
-        loaded = _from_pretrained(source, auto_class, revision)
+        loaded = _from_pretrained(source, base, auto_class, revision)
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     else:
         loaded = model.to(device) if device else model
@@ -91,16 +94,18 @@ def load_for_task(
     return LoadedModel(loaded, tokenizer, spec, source, commit)
 
 
-def _from_pretrained(source: str, auto_class: Any, revision: str | None) -> PreTrainedModel:
+def _from_pretrained(source: str, base: Any, auto_class: Any, revision: str | None) -> PreTrainedModel:
     """A model, or an adapter on the base that it was trained on."""
     from transformers.utils import find_adapter_config_file
 
     options = {"revision": revision} if revision else {}
     if find_adapter_config_file(source, **options) is None:
+        if base is not None:
+            raise CompatibilityError(f"{source} is a whole model, not an adapter: it has no base.")
         return auto_class.from_pretrained(source, **options)
     from scfm_hf.hub import load_adapter
 
-    return load_adapter(source, **options)
+    return load_adapter(source, base=base, **options)
 
 
 def check_pair(tokenizer: CellTokenizer, model: PreTrainedModel) -> None:
