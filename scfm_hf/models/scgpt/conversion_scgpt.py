@@ -88,7 +88,9 @@ def recognise(source: SourceFolder) -> bool:
     options = source.json(arguments)
     if arguments.name == "config.json":
         return options.get("model_type") == "scgpt"
-    return "embsize" in options and "impute_k" not in options and "moe" not in " ".join(options).lower()
+    # scGPT-spatial has the same files, and its gene means beside them.
+    spatial = "impute_k" in options or (home / "all_dict_mean_std.csv").exists()
+    return "embsize" in options and not spatial
 
 
 def convert(source: SourceFolder, *, num_attention_heads: int | None = None) -> ConvertedCheckpoint:

@@ -18,8 +18,10 @@ from transformers import (
 )
 
 from scfm_hf import convert_checkpoint
+from scfm_hf.conversion import SourceFolder
 from scfm_hf.errors import CheckpointError
 from scfm_hf.models.auto import AutoModelForExpressionPrediction, AutoModelForPerturbation
+from scfm_hf.models.scgpt.conversion_scgpt import recognise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,3 +172,10 @@ def test_trouble_is_named_and_nothing_written(tmp_path: Path) -> None:
     assert not output.exists()
     convert_checkpoint(folder, output, family="scgpt", num_attention_heads=4)
     assert AutoConfig.from_pretrained(output).num_attention_heads == 4
+
+
+def test_a_spatial_model_is_not_taken_for_one(tmp_path: Path) -> None:
+    folder = originals.write(tmp_path / "original", originals.released())
+    assert recognise(SourceFolder(folder))
+    (folder / "all_dict_mean_std.csv").write_text(",mean\n0,1.5\n")
+    assert not recognise(SourceFolder(folder))
