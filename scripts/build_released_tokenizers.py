@@ -2,8 +2,8 @@
 
 Usage: python scripts/build_released_tokenizers.py FOLDER_OF_VOCABULARIES [FAMILY ...]
 
-Each family whose conversion module has a function ``released(folder)`` gives name -> (tokenizer, source); the result is written to
-``scfm_hf/models/<family>/released/<name>/``.
+Each family whose conversion module has a function ``released(folder)`` gives name -> (tokenizer, source); the result is
+written to ``scfm_hf/models/<family>/released/<name>/``.
 """
 
 from __future__ import annotations

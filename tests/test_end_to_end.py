@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from scfm_hf.training import classification_metrics
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import anndata
     from hub_server.fixtures import RunPython
 
 pytestmark = pytest.mark.hub

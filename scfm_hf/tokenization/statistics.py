@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _SPECIAL_TOKENS = {"pad": "<pad>", "mask": "<mask>", "cls": "<cls>", "eos": "<eos>"}
 
 
-def nonzero_medians(matrix: CellMatrix, *, target_sum: float = 10_000.0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def nonzero_medians(
+    matrix: CellMatrix, *, target_sum: float = 10_000.0
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Median of each gene's scaled counts over the cells that express it.
 
     Parameters
@@ -30,7 +32,8 @@ def nonzero_medians(matrix: CellMatrix, *, target_sum: float = 10_000.0) -> tupl
 
     Returns
     -------
-    Medians, float64, (n_genes,), NaN for a gene that no cell expresses; and the number of cells that express each gene, int64.
+    Medians, float64, (n_genes,), NaN for a gene that no cell expresses; and the number of cells that express each gene,
+    int64.
 
     Raises
     ------
@@ -82,8 +85,8 @@ def rank_tokenizer(
 
     Returns
     -------
-    A tokenizer with the scheme ``rank`` and the medians of these cells. Columns of the same name count as one gene: the median is that of
-    the first.
+    A tokenizer with the scheme ``rank`` and the medians of these cells. Columns of the same name count as one gene: the
+    median is that of the first.
     """
     matrix = CellMatrix(adata, layer=layer, gene_column=gene_column)
     medians, n_cells = nonzero_medians(matrix)

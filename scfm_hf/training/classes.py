@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datasets import Dataset
+    from numpy.typing import NDArray
 
 
 def class_weights(dataset: Dataset, *, labels: str = "labels", power: float = 1.0) -> Tensor:

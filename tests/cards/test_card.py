@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from scfm_hf.hub import Manifest, SourceFile, model_card
 from scfm_hf.cards.card import renew_card
+from scfm_hf.hub import Manifest, SourceFile, model_card
 from scfm_hf.models.registry import families
 
 SOURCE = SourceFile(name="original.ckpt", sha256="a" * 64, size=123)
