@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/embed.py [--cells 500] [--width 256] [--rounds 2] [--threads 1]
 
-Real blood cells that ship with the package, a Geneformer of the first release's sizes (6 layers) with random weights and the released
-tokenizer. The plain way is what the originals' scripts do: batches in the order of the file, padded to the longest cell, eager attention.
-Peak memory is that of a fresh process a way.
+Real blood cells that ship with the package, a Geneformer of the first release's sizes (6 layers) with random weights
+and the released tokenizer. The plain way is what the originals' scripts do: batches in the order of the file, padded to
+the longest cell, eager attention. Peak memory is that of a fresh process a way.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def one_way(options: argparse.Namespace) -> None:
 
 
 def plain_loop(model, tokenizer, cells):  # noqa: ANN001, ANN201
-    """Batches in the order of the file, padded to the longest cell of each, eager attention, every layer's states kept."""
+    """Batches in the order of the file, padded to the longest cell of each, eager attention, all states kept."""
     import torch
 
     model.set_attn_implementation("eager")

@@ -6,7 +6,7 @@ Importing the package registers every family with the Auto classes of transforme
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scfm_hf.models.auto import register_all as _register_all
 
@@ -49,8 +49,5 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted(__all__)
 
-
-if TYPE_CHECKING:
-    from scfm_hf.genes import GeneMapper, GeneVocabulary, MappingReport
 
 _register_all()

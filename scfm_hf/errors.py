@@ -60,4 +60,6 @@ class MissingExtraError(ScfmError, ImportError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"This needs {package}, which is not installed. Install it with: pip install 'scfm_hf[{extra}]'")
+        super().__init__(
+            f"This needs {package}, which is not installed. Install it with: pip install 'scfm_hf[{extra}]'"
+        )

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safetensors import SafetensorError
 
+from scfm_hf.cards.manifest import library_versions
 from scfm_hf.errors import CheckpointError, CompatibilityError
 from scfm_hf.folders import whole_folder
-from scfm_hf.cards.manifest import library_versions
 from scfm_hf.hub.origin import Origin, origin_of
 from scfm_hf.hub.pull import pull
 from scfm_hf.hub.weights import differing_weights, digest_of_digests, tensor_digests

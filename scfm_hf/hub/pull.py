@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
 
-from scfm_hf.hub.errors import explain_hub_errors
 from scfm_hf.folders import refuse_taken, whole_folder
+from scfm_hf.hub.errors import explain_hub_errors
 
 if TYPE_CHECKING:
     import os

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 
+from scfm_hf.cards.card import model_card, renew_card
+from scfm_hf.cards.manifest import FILE_NAME, Manifest, library_versions
 from scfm_hf.errors import CheckpointError, CompatibilityError
 from scfm_hf.hub import adapters
-from scfm_hf.cards.card import model_card, renew_card
 from scfm_hf.hub.errors import explain_hub_errors
-from scfm_hf.cards.manifest import FILE_NAME, Manifest, library_versions
 from scfm_hf.hub.origin import origin_of
 from scfm_hf.hub.weights import has_weights_of
 from scfm_hf.models.registry import FamilySpec, families

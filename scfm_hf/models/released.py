@@ -1,7 +1,7 @@
 """Tokenizers of the released models, ready to use: full vocabularies and statistics, as package data of their families.
 
-Where a licence allows it, the folder ``released/`` of a family holds one saved tokenizer a released model. They were made by
-``scripts/build_released_tokenizers.py``.
+Where a licence allows it, the folder ``released/`` of a family holds one saved tokenizer a released model. They were
+made by ``scripts/build_released_tokenizers.py``.
 """
 
 from __future__ import annotations
