@@ -31,30 +31,33 @@ def run(
     method: Annotated[Method | None, typer.Option(help="How; neighbours with a reference, else classifier.")] = None,
     unknown_below: Annotated[float, typer.Option(help='Label "unknown" below this probability.')] = 0.0,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
+    gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
+    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
 ) -> None:
     """Label cells by a labelled reference or by a fine-tuned classifier."""
     from scfm_hf.tasks.annotate import annotate
 
+    if reference is None and method in (Method.neighbours, Method.linear):
+        raise typer.BadParameter(f"--method {method.value} needs labelled cells: --reference")
     refuse_existing(output, overwrite=overwrite)
     adata = read_cells(cells)
-    loaded: object = model
-    if base is not None:
-        from scfm_hf.hub import load_adapter
-
-        loaded = load_adapter(model, base=base)
     annotate(
         adata,
-        loaded,
-        tokenizer=base,
+        model,
+        base=base,
         reference=read_cells(reference) if reference is not None else None,
         labels=labels,
         method=method.value if method is not None else None,
         unknown_below=unknown_below,
         layer=layer,
+        gene_column=gene_column,
+        min_overlap=min_overlap,
+        revision=revision,
         inplace=True,
     )
-    write_cells(adata, output)
+    write_cells(adata, output, overwrite=overwrite)
     counts = adata.obs[f"{labels}_predicted"].value_counts()
     typer.echo("\n".join(f"{name}: {number:,}" for name, number in counts.items() if number))
     typer.echo(f"in obs[{labels + '_predicted'!r}] of {output}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,10 +14,14 @@ from scfm_hf.cli.failures import readable_failures
 @readable_failures
 def run(
     places: Annotated[
-        list[str], typer.Argument(metavar="[FAMILY] SOURCE OUTPUT", help="Family (recognised if left out), folder, output.")
+        list[str],
+        typer.Argument(metavar="[FAMILY] SOURCE OUTPUT", help="Family (recognised if left out), folder, output."),
     ],
     weights: Annotated[str | None, typer.Option(help="The weights file, where the folder has several.")] = None,
     file: Annotated[list[str] | None, typer.Option(help="A side file that lies elsewhere, as role=path.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the family's conversion, as name=value.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
 ) -> None:
     """Convert an original's own files to a folder that from_pretrained reads."""
@@ -26,8 +31,35 @@ def run(
         raise typer.BadParameter("give [FAMILY] SOURCE OUTPUT")
     family = places[0] if len(places) == 3 else None
     source, output = Path(places[-2]), Path(places[-1])
-    files = dict(pair.split("=", 1) for pair in file or [] if "=" in pair)
-    if len(files) != len(file or []):
-        raise typer.BadParameter("a side file is given as role=path")
-    report = convert_checkpoint(source, output, family=family, weights=weights, files=files, overwrite=overwrite)
+    files, options = (
+        _pairs(file, "a side file is given as role=path"),
+        _pairs(option, "an option is given as name=value"),
+    )
+    try:
+        report = convert_checkpoint(
+            source,
+            output,
+            family=family,
+            weights=weights,
+            files=files,
+            overwrite=overwrite,
+            **{name: _value(text) for name, text in options.items()},
+        )
+    except TypeError as error:  # the family has no such option
+        raise typer.BadParameter(str(error)) from error
     typer.echo(str(report))
+
+
+def _pairs(texts: list[str] | None, form: str) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts or []]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise typer.BadParameter(form)
+    return {name: value for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or a list where the text is one as JSON writes it, else the text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

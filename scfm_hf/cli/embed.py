@@ -16,6 +16,7 @@ def run(
     cells: Annotated[Path, typer.Argument(help="An .h5ad file or .zarr folder.")],
     model: Annotated[str, typer.Option(help="Folder or hub id of the model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
+    base: Annotated[str | None, typer.Option(help="Base of an adapter that does not say where its base is.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
     pooling: Annotated[str | None, typer.Option(help="Recipe of the embedding; the authors' if left out.")] = None,
@@ -34,6 +35,7 @@ def run(
     embed(
         adata,
         model,
+        base=base,
         layer=layer,
         gene_column=gene_column,
         pooling=pooling,
@@ -44,6 +46,6 @@ def run(
         revision=revision,
         inplace=True,
     )
-    write_cells(adata, output)
+    write_cells(adata, output, overwrite=overwrite)
     key = adata.uns["scfm"]["embed"]["options"]["key_added"]
     typer.echo(f"{adata.n_obs:,} cells x {adata.obsm[key].shape[1]} numbers in obsm[{key!r}] of {output}")

@@ -30,7 +30,9 @@ def read_cells(path: Path, *, backed: bool = False) -> AnnData:
             return anndata.read_zarr(path)
         return anndata.read_h5ad(path, backed="r" if backed else None)
     except (OSError, KeyError, ValueError) as error:
-        raise CorpusError(f"{path} cannot be read as an AnnData ({error}). It is damaged or of another kind.") from error
+        raise CorpusError(
+            f"{path} cannot be read as an AnnData ({error}). It is damaged or of another kind."
+        ) from error
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -39,12 +41,9 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists. Choose another place, or replace it with --overwrite.")
 
 
-def write_cells(adata: AnnData, path: Path) -> None:
+def write_cells(adata: AnnData, path: Path, *, overwrite: bool) -> None:
     """Write an ``.h5ad`` file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        adata.write_h5ad(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    from scfm_hf.folders import whole_file
+
+    with whole_file(path, replace=overwrite) as new:
+        adata.write_h5ad(new, compression="gzip")

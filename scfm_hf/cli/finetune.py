@@ -29,13 +29,21 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapter or model.")],
     method: Annotated[Method, typer.Option(help="An adapter, or all weights.")] = Method.lora,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
+    gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
+    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
     epochs: Annotated[float, typer.Option(help="Most epochs.")] = 5,
     learning_rate: Annotated[float | None, typer.Option(help="1e-3 for adapters, 5e-5 for all weights.")] = None,
     batch_size: Annotated[int, typer.Option(help="Cells a step.")] = 16,
+    validation_share: Annotated[float, typer.Option(help="Share of each class that chooses the best epoch.")] = 0.1,
     class_weighting: Annotated[bool, typer.Option("--class-weighting", help="Weigh rare classes more.")] = False,
     balanced: Annotated[bool, typer.Option("--balanced", help="Show every class equally often.")] = False,
+    freeze_embeddings: Annotated[bool, typer.Option("--freeze-embeddings", help="With --method full.")] = False,
+    freeze_layers: Annotated[int, typer.Option(help="First layers that do not train, with --method full.")] = 0,
+    patience: Annotated[int, typer.Option(help="Stop after so many epochs without gain; 0 never does.")] = 3,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
 ) -> None:
     """Fine-tune a model to label cells, with transformers' Trainer."""
     from scfm_hf.tasks.finetune import finetune
@@ -47,13 +55,20 @@ def run(
         output=output,
         method=method.value,
         layer=layer,
+        gene_column=gene_column,
+        min_overlap=min_overlap,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
+        validation_share=validation_share,
         class_weighting=class_weighting,
         balanced=balanced,
+        freeze_embeddings=freeze_embeddings,
+        freeze_layers=freeze_layers,
+        patience=patience or None,
         resume=resume,
+        revision=revision,
         seed=seed,
+        overwrite=overwrite,
     )
-    figures = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in ("accuracy", "macro_f1"))
-    typer.echo(f"validation cells: {figures}; in {result.output}")
+    typer.echo(str(result))

@@ -18,6 +18,8 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data set.")],
     labels: Annotated[str | None, typer.Option(help="Column of obs that becomes the labels.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
+    gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
+    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
 ) -> None:
     """Tokenise cells into a datasets.Dataset on disk."""
@@ -26,10 +28,11 @@ def run(
     from scfm_hf.folders import refuse_taken, whole_folder
     from scfm_hf.models.released import released_tokenizers
 
-    if not overwrite:
-        refuse_taken(output)
+    refuse_taken(output, replaceable=("dataset_info.json",) if overwrite else ())
     tokenizer = AutoTokenizer.from_pretrained(released_tokenizers().get(model, model))
-    dataset = tokenizer.to_dataset(read_cells(cells), labels=labels, layer=layer)
+    dataset = tokenizer.to_dataset(
+        read_cells(cells), labels=labels, layer=layer, gene_column=gene_column, min_overlap=min_overlap
+    )
     with whole_folder(output, replace=overwrite) as folder:
         dataset.save_to_disk(str(folder))
     typer.echo(f"{len(dataset):,} cells, {sum(dataset['length']):,} tokens in {output}")

@@ -1,10 +1,9 @@
-"""finetune: labels learned with the stock Trainer, whole results, interrupted runs that go on, equal runs for equal seeds."""
+"""finetune: labels learned with the stock Trainer, whole results, interrupted runs that go on, equal seeds."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import anndata
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,11 @@ from scfm_hf.models.registry import families
 from scfm_hf.tasks.annotate import annotate
 from scfm_hf.tasks.finetune import finetune
 from scfm_hf.tokenization.statistics import rank_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata
 
 QUICK = {"labels": "cell_type", "epochs": 1, "validation_share": 0.2, "min_overlap": 0.1, "progress": False}
 
