@@ -52,9 +52,8 @@ def main() -> None:
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 figures[way].append(json.loads(done.stdout.splitlines()[-1]))
         plain, ours = (np.load(f"{folder}/{way}.npy") for way in WAYS)
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, torch {version('torch')}, {options.threads} thread(s)"
-    )
+    machine = f"{platform.machine()}, Python {platform.python_version()}, torch {version('torch')}"
+    print(f"{machine}, {options.threads} thread(s)")
     print(f"{options.cells} cells, width {options.width}; largest difference {np.abs(plain - ours).max():.1e}")
     best = {way: min(runs, key=lambda run: run["seconds"]) for way, runs in figures.items()}
     for way, run in best.items():

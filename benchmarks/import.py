@@ -31,9 +31,8 @@ def main() -> None:
     for _ in range(rounds + 1):
         for name, code in WAYS.items():
             least[name] = min(least[name], processor_seconds(code))
-    print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, transformers {version('transformers')}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, Python {platform.python_version()}, transformers {version('transformers')}")
     for name, seconds in least.items():
         print(f"{name:<30}{seconds:6.2f} s of processor time")
     more = least["the same and scfm_hf"] - least["transformers' Auto classes"]
