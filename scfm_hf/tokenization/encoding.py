@@ -94,7 +94,7 @@ def encode_cells(
     min_overlap: float = 0.5,
     empty_cells: Literal["raise", "keep"] = "raise",
     return_columns: Sequence[str] = (),
-    block_size: int = 2048,
+    block_size: int = 256,
     **options: Any,
 ) -> EncodedCells:
     """Encode the cells of an AnnData.
@@ -120,7 +120,7 @@ def encode_cells(
     return_columns
         Further per-token columns that the scheme offers (``scores``, ``counts``) and the model does not take.
     block_size
-        Cells read at a time.
+        Cells read at a time; so few that their arrays stay in the processor's cache.
     **options
         Options of the scheme.
 

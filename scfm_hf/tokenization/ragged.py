@@ -111,6 +111,8 @@ class Ragged:
     def surround(self, before: ArrayLike = (), after: ArrayLike = ()) -> Ragged:
         """Put the same values before and after every row, as special tokens are; the dtype stays."""
         before, after = np.asarray(before, self.values.dtype), np.asarray(after, self.values.dtype)
+        if not len(before) and not len(after):
+            return self
         offsets = self.offsets + np.arange(len(self) + 1) * (len(before) + len(after))
         values = np.empty(offsets[-1], self.values.dtype)
         values[
