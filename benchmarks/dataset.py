@@ -3,7 +3,7 @@
 Usage: python benchmarks/dataset.py [--shared ../shared] [--cells 4000] [--rounds 3]
 
 Real cells, shallow (blood) and deep (cell lines), repeated to ``--cells``; the released vocabulary and medians of
-Geneformer V1; one thread. The stand-in does what the original's description says: chunks of 512 cells, one NumPy argsort
+Geneformer V1; one thread. The stand-in does what the original is said to do: chunks of 512 cells, one NumPy argsort
 a cell, a data set made of arrays, a row-wise ``Dataset.map`` that cuts to the context and notes the length,
 ``save_to_disk``. With a current ``datasets`` it is several times as fast as the original's own 580 (shallow) and 410
 (deep) cells/s, which were measured with datasets 3.6 on another machine; both comparisons are printed.
