@@ -1,7 +1,7 @@
 """The main job from end to end on real cells: ``python -m scfm_hf.quickstart``.
 
-Counts -> tokens -> a small Geneformer, pretrained -> LoRA with the stock Trainer -> saved, reloaded -> annotation of held-out cells, beside
-a plain baseline. Interrupt it at any time: the next start goes on where it stopped.
+Counts -> tokens -> a small Geneformer, pretrained -> LoRA with the stock Trainer -> saved, reloaded -> annotation of
+held-out cells, beside a plain baseline. Interrupt it at any time: the next start goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from scfm_hf.tokenization import CellTokenizer
 
 LABELS = "cell_type"
-#: How the example cells are read: genes by Ensembl id; the small vocabulary leaves out rare genes, which hold few counts.
-READING = {"gene_column": "ensembl_id", "min_overlap": 0.3}
+#: How the example cells are read: genes by Ensembl id; the vocabulary leaves out rare genes, which hold few counts.
+READING: dict[str, Any] = {"gene_column": "ensembl_id", "min_overlap": 0.3}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
@@ -49,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="quickstart-results", help="folder of the results")
     parser.add_argument("--cells", type=int, default=None, help="use only so many cells (for a quick look)")
-    parser.add_argument("--pretraining-epochs", type=float, default=6)
-    parser.add_argument("--epochs", type=float, default=6, help="epochs of fine-tuning")
-    parser.add_argument("--width", type=int, default=128, help="hidden size of the model")
+    parser.add_argument("--pretraining-epochs", type=float, default=10)
+    parser.add_argument("--epochs", type=float, default=7, help="epochs of fine-tuning")
+    parser.add_argument("--width", type=int, default=64, help="hidden size of the model")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -67,7 +67,9 @@ def split_cells(n_cells: int | None, seed: int) -> tuple[AnnData, AnnData]:
     adata = adata[known].copy()
     adata.obs[LABELS] = adata.obs[LABELS].cat.remove_unused_categories()
     if n_cells is not None and n_cells < adata.n_obs:
-        kept, _ = train_test_split(np.arange(adata.n_obs), train_size=n_cells, stratify=adata.obs[LABELS], random_state=seed)
+        kept, _ = train_test_split(
+            np.arange(adata.n_obs), train_size=n_cells, stratify=adata.obs[LABELS], random_state=seed
+        )
         adata = adata[np.sort(kept)].copy()
     rows = np.arange(adata.n_obs)
     train, test = train_test_split(rows, test_size=0.2, stratify=adata.obs[LABELS], random_state=seed)
@@ -79,13 +81,13 @@ def pretrain(train: AnnData, folder: Path, *, epochs: float, seed: int, width: i
     if (folder / "config.json").is_file():
         print(f"{folder} is there already: pretraining is skipped")
         return folder
-    from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
+    from transformers import DataCollatorForLanguageModeling, Trainer, set_seed
 
     from scfm_hf.folders import whole_folder
     from scfm_hf.models.registry import families
     from scfm_hf.tokenization.statistics import rank_tokenizer
 
-    tokenizer = rank_tokenizer(train, gene_column="ensembl_id", min_cells=max(10, train.n_obs // 40), max_length=256)
+    tokenizer = rank_tokenizer(train, gene_column="ensembl_id", min_cells=max(10, train.n_obs // 40), max_length=128)
     spec = families()["geneformer"]
     set_seed(seed)
     model = spec.load_class("GeneformerForMaskedLM")(_config(spec.load_config_class(), tokenizer, width))
@@ -93,7 +95,7 @@ def pretrain(train: AnnData, folder: Path, *, epochs: float, seed: int, width: i
     checkpoints = folder.with_name("pretraining-checkpoints")
     trainer = Trainer(
         model=model,
-        args=_training_arguments(checkpoints, seed, num_train_epochs=epochs, learning_rate=1e-3, warmup_steps=30),
+        args=_training_arguments(checkpoints, seed, num_train_epochs=epochs, learning_rate=2e-3, warmup_steps=50),
         train_dataset=tokenizer.to_dataset(train, **READING),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
     )
@@ -111,10 +113,10 @@ def _config(config_class: Any, tokenizer: CellTokenizer, width: int) -> Any:
         vocab_size=len(tokenizer),
         vocabulary_digest=tokenizer.vocabulary_digest,
         hidden_size=width,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=2 * width,
-        max_position_embeddings=256,
+        max_position_embeddings=128,
         pooling="cls",
         embedding_layer=-1,
         **special,
@@ -128,7 +130,7 @@ def fine_tune(train: AnnData, base: Path, folder: Path, *, epochs: float, seed: 
         return folder
     from scfm_hf.tasks.finetune import finetune
 
-    options = {"learning_rate": 2e-3, "epochs": epochs, "seed": seed, "patience": None, **READING}
+    options: dict[str, Any] = {"learning_rate": 3e-3, "epochs": epochs, "seed": seed, "patience": None, **READING}
     result = finetune(train, base, labels=LABELS, output=folder, resume=True, **options)
     shown = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in ("accuracy", "macro_f1"))
     print(f"validation cells of the fine-tuning: {shown}")
@@ -142,10 +144,11 @@ def annotate_and_draw(test: AnnData, base: Path, adapter: Path, folder: Path) ->
     from scfm_hf.tasks.embed import embed
 
     model = load_adapter(adapter, base=base)
-    annotated = annotate(test, model, tokenizer=str(base), method="classifier", key_added=LABELS, **READING)
+    annotated = test.copy()
+    annotate(annotated, model, inplace=True, tokenizer=str(base), method="classifier", key_added=LABELS, **READING)
     embed(annotated, model, tokenizer=str(base), inplace=True, **READING)
     draw(annotated, folder / "umap.png")
-    annotated.uns.pop("example", None)
+    del annotated.uns["example"]
     beside = folder / "annotated.part.h5ad"
     annotated.write_h5ad(beside)
     beside.replace(folder / "annotated.h5ad")
@@ -164,7 +167,7 @@ def draw(adata: AnnData, path: Path) -> None:
     adata.obsm["X_umap"] = place
     figure, panels = plt.subplots(1, 2, figsize=(13, 5), sharex=True, sharey=True, layout="constrained")
     names = list(adata.obs[LABELS].cat.categories)
-    colours = dict(zip(names, mpl.colormaps["tab10"].colors, strict=False))
+    colours = dict(zip(names, mpl.color_sequences["tab10"], strict=False))
     for panel, column, title in zip(panels, (LABELS, f"{LABELS}_predicted"), ("labels", "predicted"), strict=True):
         for name in names:
             chosen = (adata.obs[column].astype(str) == name).to_numpy()
@@ -187,7 +190,9 @@ def baseline(train: AnnData, test: AnnData, seed: int) -> NDArray[Any]:
         return values
 
     scaler = MaxAbsScaler().fit(log_counts(train))
-    model = LogisticRegression(max_iter=1000, random_state=seed).fit(scaler.transform(log_counts(train)), train.obs[LABELS])
+    model = LogisticRegression(max_iter=1000, random_state=seed).fit(
+        scaler.transform(log_counts(train)), train.obs[LABELS]
+    )
     return model.predict(scaler.transform(log_counts(test)))
 
 
@@ -196,7 +201,10 @@ def scores(wanted: Any, found: Any) -> dict[str, float]:
     from sklearn.metrics import accuracy_score, f1_score
 
     wanted, found = np.asarray(wanted, str), np.asarray(found, str)
-    return {"accuracy": float(accuracy_score(wanted, found)), "macro_f1": float(f1_score(wanted, found, average="macro"))}
+    return {
+        "accuracy": float(accuracy_score(wanted, found)),
+        "macro_f1": float(f1_score(wanted, found, average="macro")),
+    }
 
 
 def report(figures: dict[str, dict[str, float]], folder: Path) -> None:
@@ -206,7 +214,7 @@ def report(figures: dict[str, dict[str, float]], folder: Path) -> None:
         print(f"{name:<38}{values['accuracy']:>8.3f}   {values['macro_f1']:>8.3f}")
     print(
         "\nA model that has seen 2,000 cells is an example, not a foundation model: the baseline is there to say so.\n"
-        f"Results: {folder}/annotated.h5ad, {folder}/umap.png, the model in {folder}/base, the adapter in {folder}/adapter"
+        f"Results in {folder}: annotated.h5ad, umap.png, the model in base, the adapter in adapter"
     )
     (folder / "figures.json").write_text(json.dumps({"figures": figures, "machine": machine()}, indent=2) + "\n")
 

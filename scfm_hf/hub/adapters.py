@@ -218,7 +218,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
             f"An adapter of the kind {kind} changes the input, not the weights: it cannot be merged. Save it as it is."
         )
     # For IA3, peft takes a module that was trained whole for one with a weight, which a head of several layers has not.
-    inner = model.base_model.model
+    inner: Any = model.base_model.model
     for name, module in list(inner.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
             inner.set_submodule(name, module.unload_and_optionally_merge_module(True, True, None))

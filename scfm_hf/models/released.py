@@ -22,7 +22,7 @@ SOURCE_FILE = "source.json"
 
 def released_tokenizers() -> dict[str, Path]:
     """Name of each tokenizer that ships -> its folder, which ``AutoTokenizer.from_pretrained`` reads."""
-    found = {}
+    found: dict[str, Path] = {}
     for spec in families().values():
         folder = Path(str(files(spec.package))) / "released"
         found |= {path.name: path for path in sorted(folder.glob("*")) if (path / "tokenizer.json").is_file()}

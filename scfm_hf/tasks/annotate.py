@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from scfm_hf.tasks.batches import batches_by_length
@@ -17,6 +16,7 @@ from scfm_hf.tasks.results import holder, record
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from scfm_hf.tokenization import CellTokenizer
@@ -53,14 +53,16 @@ def annotate(
     adata
         Cells to label, with the values that the model wants.
     model
-        An encoder (``neighbours``, ``linear``) or a fine-tuned classifier (``classifier``): loaded, a folder, or a hub id.
+        An encoder (``neighbours``, ``linear``) or a fine-tuned classifier (``classifier``): loaded, a folder, or a hub
+        id.
     reference
         Labelled cells; needed by ``neighbours`` and ``linear``.
     labels
         Column of ``reference.obs`` with the labels; cells without one are left out.
     method
-        ``neighbours``: share of the votes of the nearest reference cells by cosine similarity. ``linear``: logistic regression on
-        standardised embeddings. ``classifier``: the model's own head. None: ``neighbours`` with a reference, else ``classifier``.
+        ``neighbours``: share of the votes of the nearest reference cells by cosine similarity. ``linear``: logistic
+        regression on standardised embeddings. ``classifier``: the model's own head. None: ``neighbours`` with a
+        reference, else ``classifier``.
     n_neighbors
         Neighbours that vote.
     unknown_below
@@ -76,8 +78,8 @@ def annotate(
 
     Returns
     -------
-    A copy of ``adata`` with ``obs[f"{key}_predicted"]`` (categorical), ``obs[f"{key}_probability"]`` (best class, float64),
-    ``obsm[f"{key}_probabilities"]`` (DataFrame, a column a class) and ``uns["scfm"]["annotate"]``.
+    A copy of ``adata`` with ``obs[f"{key}_predicted"]`` (categorical), ``obs[f"{key}_probability"]`` (of the best
+    class), ``obsm[f"{key}_probabilities"]`` (DataFrame, a column a class) and ``uns["scfm"]["annotate"]``.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def annotate(
         raise ValueError(f"method={method!r} is none of 'neighbours', 'linear', 'classifier'.")
     auto_class = AutoModelForSequenceClassification if method == "classifier" else AutoModel
     loaded = load_for_task(model, tokenizer, base=base, auto_class=auto_class, revision=revision, device=device)
-    limits = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
+    limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
     if method == "classifier":
         probabilities = _classify(adata, loaded, layer, options, **limits)
     else:
@@ -99,20 +101,30 @@ def annotate(
         query = embed_encoded(loaded.tokenizer.encode_cells(adata, layer=layer, **options), loaded, **limits)
         fitted = embed_encoded(loaded.tokenizer.encode_cells(known, layer=layer, **options), loaded, **limits)
         probe = _neighbours(n_neighbors, len(wanted)) if method == "neighbours" else _linear(seed)
-        probe.fit(fitted, wanted)
-        probabilities = pd.DataFrame(probe.predict_proba(query), columns=[str(name) for name in probe.classes_])
+        probe.fit(fitted.astype(np.float64), wanted)
+        probabilities = pd.DataFrame(
+            probe.predict_proba(query.astype(np.float64)), columns=[str(name) for name in probe.classes_]
+        )
 
     target, key = holder(adata, inplace=inplace), key_added or labels
     probabilities.index = target.obs_names
     best = probabilities.to_numpy().max(1)
     names = probabilities.columns.to_numpy()[probabilities.to_numpy().argmax(1)].astype(object)
     names[best < unknown_below] = "unknown"
-    categories = [*probabilities.columns, *(["unknown"] if unknown_below > 0 and "unknown" not in probabilities else [])]
+    categories = [
+        *probabilities.columns,
+        *(["unknown"] if unknown_below > 0 and "unknown" not in probabilities else []),
+    ]
     target.obs[f"{key}_predicted"] = pd.Categorical(names, categories=categories)
     target.obs[f"{key}_probability"] = best
     target.obsm[f"{key}_probabilities"] = probabilities
-    settings = {"n_neighbors": n_neighbors if method == "neighbours" else None, "seed": seed if method == "linear" else None}
-    record(target, "annotate", loaded, method=method, labels=labels, unknown_below=unknown_below, layer=layer, **settings)
+    settings = {
+        "n_neighbors": n_neighbors if method == "neighbours" else None,
+        "seed": seed if method == "linear" else None,
+    }
+    record(
+        target, "annotate", loaded, method=method, labels=labels, unknown_below=unknown_below, layer=layer, **settings
+    )
     return None if inplace else target
 
 
@@ -161,7 +173,10 @@ def _classify(
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), tqdm(total=len(encoded), unit="cell", desc="annotate", disable=not show, delay=1) as bar:
+        with (
+            torch.inference_mode(),
+            tqdm(total=len(encoded), unit="cell", desc="annotate", disable=not show, delay=1) as bar,
+        ):
             for rows, inputs in batches_by_length(encoded, columns, **limits):
                 logits = model(**{name: values.to(model.device) for name, values in inputs.items()}).logits
                 result[rows] = logits.double().softmax(-1).cpu().numpy()

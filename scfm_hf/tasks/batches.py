@@ -1,17 +1,19 @@
-"""Batches of cells of like length, so that little is computed on padding, with results back in the order of the cells."""
+"""Batches of cells of like length, so that little is computed on padding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from scfm_hf.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
     from scfm_hf.tokenization.encoding import EncodedCells
     from scfm_hf.tokenization.scheme import Column
 

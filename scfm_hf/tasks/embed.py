@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from scfm_hf.tasks.batches import batches_by_length
@@ -16,8 +14,11 @@ from scfm_hf.tasks.results import holder, record
 from scfm_hf.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from scfm_hf.tokenization import CellTokenizer
@@ -66,7 +67,8 @@ def embed(
     pooling
         Recipe of the embedding; None takes the one that the model's authors use.
     embedding_layer
-        Which of the model's layers: ``"last"``, ``"second_to_last"``, or a number as in ``hidden_states``; None as the authors do.
+        Which of the model's layers: ``"last"``, ``"second_to_last"``, or a number as in ``hidden_states``; None as the
+        authors do.
     genes
         Also give each gene the mean of its states over the cells that express it, in ``varm``.
     key_added
@@ -88,8 +90,9 @@ def embed(
 
     Returns
     -------
-    A copy of ``adata`` with ``obsm[key_added]``, float32, (n_cells, hidden_size), in the order of the cells; with ``genes`` also
-    ``varm[key_added]``, NaN for genes that no cell expresses or the model does not know; and ``uns["scfm"]["embed"]``.
+    A copy of ``adata`` with ``obsm[key_added]``, float32, (n_cells, hidden_size), in the order of the cells; with
+    ``genes`` also ``varm[key_added]``, NaN for genes that no cell expresses or the model does not know; and
+    ``uns["scfm"]["embed"]``.
 
     Raises
     ------
@@ -100,8 +103,9 @@ def embed(
     """
     loaded = load_for_task(model, tokenizer, base=base, revision=revision, device=device)
     encoded = loaded.tokenizer.encode_cells(adata, layer=layer, empty_cells=empty_cells, **options)
-    recipe = {"pooling": pooling, "embedding_layer": _LAYERS.get(embedding_layer, embedding_layer)}
-    limits = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
+    number = _LAYERS[embedding_layer] if isinstance(embedding_layer, str) else embedding_layer
+    recipe: dict[str, Any] = {"pooling": pooling, "embedding_layer": number}
+    limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
     target = holder(adata, inplace=inplace)
     key = key_added or f"X_{loaded.spec.name}"
     vectors = embed_encoded(encoded, loaded, **recipe, **limits)
@@ -147,7 +151,7 @@ def embed_genes_encoded(
     tokens_per_batch: int = 16_384,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Mean state of each gene over the cells that express it, float32, (n_genes, hidden_size), indexed by token; special tokens too."""
+    """Mean state of each token over the cells that have it, float32, (n_tokens, hidden_size), indexed by token."""
     import pandas as pd
 
     if not loaded.spec.gene_states:
@@ -157,7 +161,9 @@ def embed_genes_encoded(
     size = len(loaded.tokenizer)
     sums: torch.Tensor | None = None
     times = torch.zeros(size, dtype=torch.float64)
-    for rows, output in _forward(encoded, loaded, body, batch_size, tokens_per_batch, progress, output_hidden_states=True):
+    for rows, output in _forward(
+        encoded, loaded, body, batch_size, tokens_per_batch, progress, output_hidden_states=True
+    ):
         ids = encoded.columns["input_ids"]
         assert isinstance(ids, Ragged)
         tokens = ids.take(rows)
@@ -178,7 +184,7 @@ def embed_genes_encoded(
 def _forward(
     encoded: EncodedCells,
     loaded: LoadedModel,
-    body: torch.nn.Module,
+    body: Any,
     batch_size: int | None,
     tokens_per_batch: int,
     progress: bool,
@@ -206,7 +212,9 @@ def _without_genes(encoded: EncodedCells, loaded: LoadedModel) -> NDArray[np.boo
     return encoded.lengths <= len(before) + len(after)
 
 
-def _align_genes(states: pd.DataFrame, adata: AnnData, loaded: LoadedModel, gene_column: str | None) -> NDArray[np.float32]:
+def _align_genes(
+    states: pd.DataFrame, adata: AnnData, loaded: LoadedModel, gene_column: str | None
+) -> NDArray[np.float32]:
     """Lines of the AnnData's genes, NaN where there is none."""
     from scfm_hf.cells import CellMatrix, choose_gene_column
 
@@ -214,7 +222,7 @@ def _align_genes(states: pd.DataFrame, adata: AnnData, loaded: LoadedModel, gene
     column = gene_column or choose_gene_column(
         adata, id_kind=vocabulary.id_kind, species=next(iter(vocabulary.species), None)
     )
-    indices = loaded.tokenizer.mapper.map(CellMatrix(adata, gene_column=column).gene_names).indices
+    indices = loaded.tokenizer.mapper.map(CellMatrix(adata, gene_column=column).gene_names.tolist()).indices
     names = np.array(vocabulary.tokens, object)[indices]
     aligned = states.reindex(names).to_numpy(np.float32, copy=True)
     aligned[indices < 0] = np.nan

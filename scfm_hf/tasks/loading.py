@@ -89,16 +89,19 @@ def load_for_task(
         place = os.fspath(tokenizer) if tokenizer is not None else getattr(loaded.config, "_name_or_path", "")
         if not place:
             raise CompatibilityError("The model does not say where it came from: give its tokenizer with tokenizer=.")
-        tokenizer = AutoTokenizer.from_pretrained(place, **({"revision": revision} if revision and place == source else {}))
-    check_pair(tokenizer, loaded)
-    return LoadedModel(loaded, tokenizer, spec, source, commit)
+        options = {"revision": revision} if revision and place == source else {}
+        found: CellTokenizer = AutoTokenizer.from_pretrained(place, **options)
+    else:
+        found = tokenizer
+    check_pair(found, loaded)
+    return LoadedModel(loaded, found, spec, source, commit)
 
 
 def _from_pretrained(source: str, base: Any, auto_class: Any, revision: str | None) -> PreTrainedModel:
     """A model, or an adapter on the base that it was trained on."""
     from transformers.utils import find_adapter_config_file
 
-    options = {"revision": revision} if revision else {}
+    options: dict[str, Any] = {"revision": revision} if revision else {}
     if find_adapter_config_file(source, **options) is None:
         if base is not None:
             raise CompatibilityError(f"{source} is a whole model, not an adapter: it has no base.")
@@ -115,11 +118,12 @@ def check_pair(tokenizer: CellTokenizer, model: PreTrainedModel) -> None:
         size = model.get_input_embeddings().weight.shape[0] if model.get_input_embeddings() is not None else None
         if size is not None and size != len(tokenizer):
             raise CompatibilityError(
-                f"The tokenizer has {len(tokenizer)} entries, the model's embedding {size}: they do not belong together. "
-                "Load both from the same folder."
+                f"The tokenizer has {len(tokenizer)} entries, the model's embedding {size}: they do not belong "
+                "together. Load both from the same folder."
             )
     elif wanted != found:
         raise CompatibilityError(
-            f"The tokenizer's vocabulary ({len(tokenizer)} entries, digest {found[:12]}…) is not the one that the model was built for "
-            f"(digest {wanted[:12]}…): its ids would mean other genes. Load both from the same folder or revision."
+            f"The tokenizer's vocabulary ({len(tokenizer)} entries, digest {found[:12]}…) is not the one that the "
+            f"model was built for (digest {wanted[:12]}…): its ids would mean other genes. Load both from the same "
+            "folder or revision."
         )

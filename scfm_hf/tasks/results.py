@@ -17,7 +17,7 @@ _LIBRARIES = ("anndata", "numpy", "scikit-learn", "scipy", "scfm-hf", "torch", "
 
 
 def holder(adata: AnnData, *, inplace: bool) -> AnnData:
-    """The AnnData that takes the results: the input itself, or a copy; of a backed file a copy without its X, which stays on disk."""
+    """The AnnData that takes the results: the input itself, or a copy (of a backed file one without X)."""
     if inplace:
         return adata
     if adata.isbacked:
@@ -27,7 +27,9 @@ def holder(adata: AnnData, *, inplace: bool) -> AnnData:
 
 def record(adata: AnnData, task: str, loaded: LoadedModel | None, **options: Any) -> None:
     """Write into ``uns["scfm"][task]`` which model, options and versions made a result."""
-    entry: dict[str, Any] = {"options": {name: _storable(value) for name, value in options.items() if value is not None}}
+    entry: dict[str, Any] = {
+        "options": {name: _storable(value) for name, value in options.items() if value is not None}
+    }
     if loaded is not None:
         entry |= {
             "model": loaded.name,

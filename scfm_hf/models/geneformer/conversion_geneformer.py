@@ -109,11 +109,11 @@ def _head(
             i: f"LABEL_{i}" for i in range(tensors["classifier.weight"].shape[0])
         }
         if "bert.pooler.dense.weight" in tensors:
-            rules = (
+            pooled = (
                 Rename(r"bert\.pooler\.dense\.(weight|bias)", r"classifier.dense.\1"),
                 Rename(r"classifier\.(weight|bias)", r"classifier.out_proj.\1"),
             )
-            return "GeneformerForSequenceClassification", rules, labels
+            return "GeneformerForSequenceClassification", pooled, labels
         return "GeneformerForTokenClassification", (Rename(r"(classifier\.(?:weight|bias))", r"\1"),), labels
     head = "GeneformerForMaskedLM" if any(name.startswith("cls.") for name in tensors) else "GeneformerModel"
     return head, (_POOLER,), {}
@@ -205,7 +205,7 @@ def _tokenizer(dictionaries: Dictionaries, version: str, context: int) -> CellTo
 
 
 def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str]]]:
-    """The tokenizers of the released models, from tables of their dictionaries; see ``scripts/build_released_tokenizers.py``.
+    """The tokenizers of the released models, from tables of their dictionaries.
 
     Parameters
     ----------
@@ -225,7 +225,10 @@ def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str
             "release": "30M (June 2021)" if version == "V1" else "104M (2024)",
             "licence": "Apache-2.0",
         }
-        made[f"geneformer-{version.lower()}"] = _tokenizer(Dictionaries(tokens, medians, identifiers), version, context), source
+        made[f"geneformer-{version.lower()}"] = (
+            _tokenizer(Dictionaries(tokens, medians, identifiers), version, context),
+            source,
+        )
     return made
 
 
