@@ -252,8 +252,8 @@ def test_files_that_fit_two_families_are_left_to_the_caller(
 
 
 def test_an_option_that_the_family_does_not_have_is_named(original: Path, place: Path) -> None:
-    with pytest.raises(TypeError, match=r"Geneformer has no option vrsion. Its options are: version"):
-        convert_checkpoint(original, place / "model", vrsion="V2")
+    with pytest.raises(TypeError, match=r"Geneformer has no option vershun. Its options are: version"):
+        convert_checkpoint(original, place / "model", vershun="V2")
 
 
 def test_a_result_that_is_there_stays_unless_it_may_be_replaced(original: Path, place: Path) -> None:
