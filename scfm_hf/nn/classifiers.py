@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+
+class FirstTokenClassifier(nn.Module):
+    """Dense layer and tanh on the first token (BERT's pooler), dropout, linear layer.
+
+    The pooler stands in here, and not in the body, so that an adapter trains and saves the whole head.
+
+    Parameters
+    ----------
+    hidden_size, num_labels, dropout
+        As the names say.
+    """
+
+    def __init__(self, hidden_size: int, num_labels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(hidden_size, num_labels)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n_cells, n_tokens, hidden_size) -> (n_cells, num_labels)."""
+        return self.out_proj(self.dropout(torch.tanh(self.dense(states[:, 0]))))
 
 
 class DeepClassifier(nn.Module):

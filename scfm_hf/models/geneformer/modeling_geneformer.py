@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertOnlyMLMHead
 from transformers.utils.generic import can_return_tuple
 
 from scfm_hf.models.base import CellPreTrainedModel
 from scfm_hf.models.geneformer.configuration_geneformer import GeneformerConfig
 from scfm_hf.models.outputs import CellClassifierOutput, CellMaskedLMOutput, CellModelOutput
+from scfm_hf.nn.bert_layers import run_bert_layers
+from scfm_hf.nn.classifiers import FirstTokenClassifier
 from scfm_hf.nn.pooling import masked_mean, without_specials
 
 
@@ -104,30 +105,16 @@ class GeneformerModel(GeneformerPreTrainedModel):
         hidden = self.embeddings(
             input_ids=input_ids, token_type_ids=token_type_ids, position_ids=position_ids, inputs_embeds=inputs_embeds
         )
-        # A cell without a token has nothing to attend to: zeros, whatever the attention implementation makes of it.
-        alive = None if attention_mask is None else attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
-        hidden = hidden if alive is None else hidden * alive
-        kept: dict[int, Tensor] = {0: hidden} if keep_all or wanted == 0 else {}
-        attentions: list[Tensor] = []
+        keep = set(range(self.config.num_hidden_layers + 1)) if keep_all else {wanted}
         with self.eager_while(output_attentions):
-            mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=attention_mask)
-            for number, layer in enumerate(self.encoder.layer, start=1):
-                if output_attentions:
-                    attended, probabilities = layer.attention(hidden, mask)
-                    hidden = layer.feed_forward_chunk(attended)
-                    attentions.append(probabilities)
-                else:
-                    hidden = layer(hidden, mask)
-                hidden = hidden if alive is None else hidden * alive
-                if keep_all or number == wanted:
-                    kept[number] = hidden
-        if attentions and alive is not None and not alive.all():
-            attentions = [probabilities * alive[..., None] for probabilities in attentions]
+            hidden, kept, attentions = run_bert_layers(
+                self.encoder, self.config, hidden, attention_mask, keep=keep, keep_attentions=output_attentions
+            )
         return CellModelOutput(
             last_hidden_state=hidden,
             cell_embedding=self.pool(kept[wanted], input_ids, attention_mask),
             hidden_states=tuple(kept[number] for number in sorted(kept)) if keep_all else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            attentions=attentions if output_attentions else None,
         )
 
     def pool(self, states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
@@ -192,23 +179,6 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
         return CellMaskedLMOutput(loss, logits, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)
 
 
-class FirstTokenClassifier(nn.Module):
-    """Dense layer and tanh on the first token (BERT's pooler), dropout, linear layer.
-
-    The pooler stands in here, and not in the body, so that an adapter trains and saves the whole head.
-    """
-
-    def __init__(self, config: GeneformerConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(_classifier_dropout(config))
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(n_cells, n_tokens, hidden_size) -> (n_cells, num_labels)."""
-        return self.out_proj(self.dropout(torch.tanh(self.dense(states[:, 0]))))
-
-
 class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
     """Labels cells, from the first token: ``<cls>`` in V2, the top gene in V1."""
 
@@ -216,7 +186,9 @@ class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.bert = GeneformerModel(config)
-        self.classifier = FirstTokenClassifier(config)
+        self.classifier = FirstTokenClassifier(
+            config.hidden_size, config.num_labels, dropout=_classifier_dropout(config)
+        )
         self.post_init()
 
     @can_return_tuple
