@@ -34,7 +34,7 @@ _SCHEMES = {
 
 @dataclass(frozen=True)
 class Column:
-    """A per-token column of a scheme's output.
+    """A column of a scheme's output.
 
     Parameters
     ----------
@@ -42,10 +42,13 @@ class Column:
         What stands at padding.
     dtype
         NumPy type of the padded array.
+    per_cell
+        The column has one number a cell, not one a token.
     """
 
     pad: float
     dtype: type[np.generic] = np.int64
+    per_cell: bool = False
 
 
 class Scheme(ABC):

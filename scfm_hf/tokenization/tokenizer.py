@@ -291,7 +291,8 @@ class CellTokenizer(PreTrainedTokenizerFast):
     ) -> dict[str, Any]:
         """Pad one cell as transformers does, and the scheme's own columns too."""
         before = len(encoded_inputs[self.model_input_names[0]])
-        own = {name: column.pad for name, column in self.scheme().columns.items() if name != self.model_input_names[0]}
+        columns = self.scheme().columns.items()
+        own = {n: column.pad for n, column in columns if n != self.model_input_names[0] and not column.per_cell}
         padded = super()._pad(
             encoded_inputs, max_length, padding_strategy, pad_to_multiple_of, padding_side, return_attention_mask
         )
