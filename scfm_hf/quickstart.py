@@ -158,12 +158,15 @@ def annotate_and_draw(test: AnnData, base: Path, adapter: Path, folder: Path) ->
 def draw(adata: AnnData, path: Path) -> None:
     """UMAP of the embedding, coloured by the true and the predicted label."""
     import matplotlib as mpl
+    import torch
     import umap
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    threads = torch.get_num_threads()
     place = umap.UMAP(random_state=0, n_jobs=1).fit_transform(adata.obsm["X_geneformer"])
+    torch.set_num_threads(threads)  # UMAP's numba sets it for the whole process
     adata.obsm["X_umap"] = place
     figure, panels = plt.subplots(1, 2, figsize=(13, 5), sharex=True, sharey=True, layout="constrained")
     names = list(adata.obs[LABELS].cat.categories)
