@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from http import HTTPStatus
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import pytest
 from hub_server import HubServer, Reply
 from huggingface_hub import HfApi, hf_hub_download
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import BertModel
 
 pytestmark = pytest.mark.hub
+
+# The HTTP client of huggingface_hub: httpx2 from its version 2, httpx before.
+http_client = importlib.import_module("httpx2" if find_spec("httpx2") else "httpx")
 
 
 def advice_of(error: BaseException) -> str:
@@ -134,8 +138,8 @@ def test_hub_that_refuses_to_work(
     [
         LocalTokenNotFoundError("no token"),
         OfflineModeIsEnabled("offline"),
-        httpx2.ConnectError("refused"),
-        httpx2.ReadTimeout("slow"),
+        http_client.ConnectError("refused"),
+        http_client.ReadTimeout("slow"),
     ],
     ids=lambda error: type(error).__name__,
 )
