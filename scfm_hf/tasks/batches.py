@@ -28,6 +28,8 @@ def batches_by_length(
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, torch.Tensor]]]:
     """Yield (rows, model inputs), longest cells first, so that a lack of memory shows at once.
 
+    Cells that a column joins come in one batch, in the order of the file, however many they are.
+
     Parameters
     ----------
     encoded
@@ -42,6 +44,12 @@ def batches_by_length(
         Cells to take; None: all.
     """
     lengths = encoded.lengths
+    joining = next((name for name, spec in columns.items() if spec.joins_cells and name in encoded.columns), None)
+    if joining is not None:
+        numbers = np.asarray(encoded.columns[joining])
+        for chosen in _whole_sets(numbers, lengths, rows, batch_size=batch_size, tokens_per_batch=tokens_per_batch):
+            yield chosen, model_inputs(encoded, columns, chosen)
+        return
     order = np.argsort(-lengths, kind="stable") if rows is None else rows[np.argsort(-lengths[rows], kind="stable")]
     start = 0
     while start < len(order):
@@ -52,6 +60,35 @@ def batches_by_length(
         chosen = order[start : start + size]
         yield chosen, model_inputs(encoded, columns, chosen)
         start += size
+
+
+def _whole_sets(
+    numbers: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    rows: NDArray[np.int64] | None,
+    *,
+    batch_size: int | None,
+    tokens_per_batch: int,
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of whole sets, sets with the longest cell first; a set that is larger than the limits comes alone."""
+    rows = np.arange(len(numbers)) if rows is None else np.sort(rows)
+    # Cells that nothing joins get numbers of their own.
+    keys = np.where(numbers[rows] < 0, -1 - np.arange(len(rows)), numbers[rows])
+    order = np.argsort(keys, kind="stable")
+    sets = np.split(rows[order], np.flatnonzero(np.diff(keys[order])) + 1)
+    sets.sort(key=lambda cells: -int(lengths[cells].max(initial=0)))
+    batch: list[NDArray[np.int64]] = []
+    longest = n_cells = 0
+    for cells in sets:
+        longest = max(longest, int(lengths[cells].max(initial=0)), 1)
+        size = n_cells + len(cells)
+        if batch and (size * longest > tokens_per_batch or (batch_size is not None and size > batch_size)):
+            yield np.concatenate(batch)
+            batch, n_cells, longest = [], 0, max(int(lengths[cells].max(initial=0)), 1)
+        batch.append(cells)
+        n_cells += len(cells)
+    if n_cells:
+        yield np.concatenate(batch)
 
 
 def model_inputs(encoded: EncodedCells, columns: dict[str, Column], rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:

@@ -44,11 +44,15 @@ class Column:
         NumPy type of the padded array.
     per_cell
         The column has one number a cell, not one a token.
+    joins_cells
+        Cells with the same number in this column depend on each other, such as the cells of a set: no batch parts
+        them. Negative numbers join nothing.
     """
 
     pad: float
     dtype: type[np.generic] = np.int64
     per_cell: bool = False
+    joins_cells: bool = False
 
 
 class Scheme(ABC):

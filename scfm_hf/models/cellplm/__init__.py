@@ -1,0 +1,1 @@
+"""CellPLM: cells as tokens, sets of cells as sequences."""

@@ -1,0 +1,208 @@
+"""How the cells of a set see each other: CellPLM's encoder layers, on sets of one size, (n_sets, n_cells, hidden_size).
+
+There is no mask anywhere: sets of different size never share a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from scfm_hf.nn.attention import FusedSelfAttention
+
+if TYPE_CHECKING:
+    from scfm_hf.models.cellplm.configuration_cellplm import CellPLMConfig
+
+
+class CellNorm(nn.Module):
+    """The norm of ``config.norm_type`` over the channels of each cell, (..., size) -> the same."""
+
+    def __init__(self, norm_type: str, size: int) -> None:
+        super().__init__()
+        made = {
+            "groupnorm": lambda: nn.GroupNorm(4, size),
+            "layernorm": lambda: nn.LayerNorm(size),
+            "batchnorm": lambda: nn.BatchNorm1d(size),
+            "rmsnorm": lambda: nn.RMSNorm(size, eps=1e-5),
+            "none": nn.Identity,
+        }
+        self.norm = made[norm_type]()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Group and batch norm want the channels in the second of two axes."""
+        return self.norm(states.reshape(-1, states.shape[-1])).view(states.shape)
+
+
+class PReLUBlock(nn.Module):
+    """Linear, PReLU, dropout, norm."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, *, dropout: float, norm_type: str) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_inputs, n_outputs)
+        self.activation = nn.PReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.norm = CellNorm(norm_type, n_outputs)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., n_inputs) -> (..., n_outputs)."""
+        return self.norm(self.dropout(self.activation(self.linear(states))))
+
+
+class FlowAttention(nn.Module):
+    """Attention as a flow from sources to sinks, whose capacities compete; linear in the number of cells.
+
+    References
+    ----------
+    Wu et al. 2022, ICML, "Flowformer: Linearizing Transformers with Conservation Flows".
+    """
+
+    def __init__(self, config: CellPLMConfig) -> None:
+        super().__init__()
+        self.n_heads, self.eps = config.num_attention_heads, 1e-6
+        self.query, self.key, self.value, self.out_proj = (
+            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
+        )
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n_sets, n_cells, hidden_size) -> the same."""
+        eps = self.eps
+        query, key = self._heads(self.query(states)).sigmoid(), self._heads(self.key(states)).sigmoid()
+        value = self._heads(self.value(states))
+        # Inner products with sums over the cells, (n_sets, n_heads, n_cells).
+        into = 1 / ((query + eps) * (key.sum(2, keepdim=True) + eps)).sum(-1)
+        out = 1 / ((key + eps) * (query.sum(2, keepdim=True) + eps)).sum(-1)
+        sink = ((query + eps) * ((key * out[..., None]).sum(2, keepdim=True) + eps)).sum(-1)
+        source = ((key + eps) * ((query * into[..., None]).sum(2, keepdim=True) + eps)).sum(-1).clamp(-1, 1)
+        allocated, competing = sink.sigmoid(), source.softmax(-1) * states.shape[1]
+        flow = (query * into[..., None]) @ (key.transpose(2, 3) @ (value * competing[..., None]))
+        flow = (flow * allocated[..., None]).transpose(1, 2).reshape(states.shape)
+        return self.dropout(self.out_proj(flow))
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+
+class CosineAttention(nn.Module):
+    """Linear attention with a cosine weight on the distance in the order of the cells.
+
+    Denominators are clamped from below although the features can be negative, as in CellPLM's code.
+
+    References
+    ----------
+    Qin et al. 2022, ICLR, "cosFormer: Rethinking softmax in attention".
+    """
+
+    def __init__(self, config: CellPLMConfig) -> None:
+        super().__init__()
+        self.n_heads = config.num_attention_heads
+        self.query, self.key, self.value, self.out_proj = (
+            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
+        )
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n_sets, n_cells, hidden_size) -> the same."""
+        n_cells = states.shape[1]
+        angle = torch.arange(1, n_cells + 1, device=states.device, dtype=states.dtype)[:, None] * (
+            math.pi / 2 / n_cells
+        )
+        query, key = (self._features(layer(states), angle) for layer in (self.query, self.key))
+        value = self.value(states).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        weights = (query @ key.sum(2)[..., None]).clamp(min=1e-6)
+        attended = (query @ (key.transpose(2, 3) @ value)) / weights
+        return self.out_proj(attended.transpose(1, 2).reshape(states.shape))
+
+    def _features(self, states: Tensor, angle: Tensor) -> Tensor:
+        states = nn.functional.gelu(states).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return torch.cat([states * angle.sin(), states * angle.cos()], -1)
+
+
+class SpectralLinear(nn.Linear):
+    """Linear layer whose weight is divided by its largest singular value and scaled by a learned number.
+
+    The singular vector is estimated by one step from the stored one, which only training replaces (CellPLM's code
+    replaces it in evaluation as well, so that a second call differs).
+    """
+
+    u: Tensor
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__(n_inputs, n_outputs)
+        self.sigma = nn.Parameter(torch.ones(1))
+        self.register_buffer("u", torch.ones(n_inputs) / math.sqrt(n_inputs))
+
+    def initial_tensors(self) -> dict[str, Tensor]:
+        """Values of a fresh model."""
+        return {"sigma": torch.ones(1), "u": torch.ones(self.in_features) / math.sqrt(self.in_features)}
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., n_inputs) -> (..., n_outputs)."""
+        with torch.no_grad():
+            v = nn.functional.normalize(self.weight @ self.u, dim=0)
+            u = nn.functional.normalize(self.weight.T @ v, dim=0)
+            if self.training:
+                self.u.copy_(u)
+        largest = v @ (self.weight @ u)
+        return nn.functional.linear(states, self.sigma / largest * self.weight, self.bias)
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """Norm, attention, residual; norm, feed-forward, residual.
+
+    ``config.encoder_type`` chooses attention, norm and feed-forward.
+    """
+
+    def __init__(self, config: CellPLMConfig) -> None:
+        super().__init__()
+        size, wide, kind = config.hidden_size, config.intermediate_size, config.encoder_type
+        linear = SpectralLinear if kind == "transformer" else nn.Linear
+        self.self_attn = _attention(config)
+        self.linear1, self.linear2 = linear(size, wide), linear(wide, size)
+        self.norm1, self.norm2 = (_layer_norm(config) for _ in range(2))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n_sets, n_cells, hidden_size) -> the same."""
+        attended = self.norm1(states)
+        fused = isinstance(self.self_attn, FusedSelfAttention)
+        attended = self.self_attn(attended, None)[0] if fused else self.self_attn(attended)
+        states = states + self.dropout(attended)
+        wide = self.dropout(nn.functional.gelu(self.linear1(self.norm2(states))))
+        return states + self.dropout(self.linear2(wide))
+
+
+class PerceptronLayer(GradientCheckpointingLayer):
+    """A layer of the ``mlp`` encoder: each cell on its own."""
+
+    def __init__(self, config: CellPLMConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.block = PReLUBlock(size, size, dropout=config.hidden_dropout_prob, norm_type=config.norm_type)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n_sets, n_cells, hidden_size) -> the same."""
+        return states + self.block(states)
+
+
+def encoder_layer(config: CellPLMConfig) -> nn.Module:
+    """A layer of the encoder that ``config.encoder_type`` names."""
+    return PerceptronLayer(config) if config.encoder_type == "mlp" else EncoderLayer(config)
+
+
+def _attention(config: CellPLMConfig) -> nn.Module:
+    if config.encoder_type == "flowformer":
+        return FlowAttention(config)
+    if config.encoder_type == "cosformer":
+        return CosineAttention(config)
+    return FusedSelfAttention(config)
+
+
+def _layer_norm(config: CellPLMConfig) -> nn.Module:
+    eps = {"transformer": 1e-5, "performer": 1e-6}
+    if config.encoder_type in eps:
+        return nn.RMSNorm(config.hidden_size, eps=eps[config.encoder_type])
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
