@@ -48,15 +48,11 @@ class SideTable(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of these ids, float32, (*ids.shape, n_columns); each distinct row is read once.
 
-        Raises
-        ------
-        CheckpointError
-            If the table was neither filled nor opened.
+        A fresh model, made from a configuration alone, has zeros; ``from_pretrained`` refuses a folder without the
+        file.
         """
         if self._rows is None:
-            raise CheckpointError(
-                f"The table {self.file_name} is not there: load the model with from_pretrained, or fill the table."
-            )
+            return torch.zeros(*ids.shape, self.n_columns, device=ids.device)
         unique, position = torch.unique(ids, return_inverse=True)
         rows = np.asarray(self._rows[unique.cpu().numpy()], np.float32)
         return torch.from_numpy(rows).to(ids.device)[position]
@@ -109,8 +105,7 @@ class SideTable(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the table into a folder, whole or not at all."""
-        if self._rows is None:
-            return
+        rows = np.zeros((self.n_rows, self.n_columns), np.float32) if self._rows is None else self._rows
         target = folder / self.file_name
         if self._path is not None and target.exists() and target.samefile(self._path):
             return
@@ -119,7 +114,7 @@ class SideTable(nn.Module):
             if self._path is not None:
                 shutil.copyfile(self._path, beside)
             else:
-                save_file({"rows": np.ascontiguousarray(self._rows)}, beside)
+                save_file({"rows": np.ascontiguousarray(rows)}, beside)
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)

@@ -50,10 +50,12 @@ def run_bert_layers(
         if keep_attentions:
             attended, probabilities = layer.attention(hidden, mask)
             hidden = layer.feed_forward_chunk(attended)
-            attentions.append(probabilities if alive is None else probabilities * alive[..., None])
+            attentions.append(probabilities)
         else:
             hidden = layer(hidden, mask)
         hidden = hidden if alive is None else hidden * alive
         if number in keep:
             kept[number] = hidden
+    if attentions and alive is not None and not alive.all():
+        attentions = [probabilities * alive[..., None] for probabilities in attentions]
     return hidden, kept, tuple(attentions)

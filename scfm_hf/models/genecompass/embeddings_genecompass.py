@@ -51,9 +51,13 @@ class GeneCompassEmbeddings(nn.Module):
         return {"homolog_ids": torch.arange(len(self.homolog_ids))}
 
     def forward(
-        self, input_ids: Tensor, values: Tensor | None, species_ids: Tensor | None, inputs_embeds: Tensor | None = None
+        self,
+        input_ids: Tensor | None,
+        values: Tensor | None,
+        species_ids: Tensor | None,
+        inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size)."""
+        """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size); without ids there is no prior knowledge."""
         genes = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         parts = [genes]
         if self.use_values:
@@ -62,7 +66,11 @@ class GeneCompassEmbeddings(nn.Module):
                     "GeneCompass needs the values of the genes: pass values=, as the tokenizer gives them."
                 )
             parts.append(values.unsqueeze(-1).to(genes.dtype))
-        rows_of, has_row = self._prior_ids(input_ids, species_ids)
+        if input_ids is None:
+            has_row = torch.zeros(genes.shape[:2], dtype=torch.bool, device=genes.device)
+            rows_of = has_row.long()
+        else:
+            rows_of, has_row = self._prior_ids(input_ids, species_ids)
         for name, projection in self.projections.items():
             rows = self.tables[name](rows_of).to(genes.dtype) * has_row.unsqueeze(-1)
             parts.append(self.prior_weight * projection(rows))

@@ -75,8 +75,7 @@ class GeneCompassModel(GeneCompassPreTrainedModel):
         Parameters
         ----------
         input_ids
-            Genes, highest scaled expression first, int64, (n_cells, n_tokens). Needed for the prior knowledge also
-            where ``inputs_embeds`` takes the place of their embeddings.
+            Genes, highest scaled expression first, int64, (n_cells, n_tokens).
         values
             log2(1 + count / median) of each gene, -1 where masked, (n_cells, n_tokens).
         attention_mask
@@ -84,20 +83,21 @@ class GeneCompassModel(GeneCompassPreTrainedModel):
         species_ids
             0 = human, 1 = mouse, (n_cells,) or (n_cells, 1); None: all human.
         inputs_embeds
-            Gene embeddings, (n_cells, n_tokens, hidden_size).
+            Gene embeddings, (n_cells, n_tokens, hidden_size); beside ``input_ids`` these still give prior knowledge.
         output_attentions, output_hidden_states
             Return attention probabilities (this call then runs with eager attention) and the states of all layers.
 
         Raises
         ------
         ValueError
-            If ids or values are missing, or the cells are longer than the context.
+            If genes or values are missing, or the cells are longer than the context.
         """
-        if input_ids is None:
-            raise ValueError("GeneCompass looks up prior knowledge by gene: give input_ids.")
-        if input_ids.shape[1] > self.config.max_position_embeddings:
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None:
+            raise ValueError("Give input_ids, or inputs_embeds.")
+        if given.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
-                f"The cells have {input_ids.shape[1]} tokens, the model's context is "
+                f"The cells have {given.shape[1]} tokens, the model's context is "
                 f"{self.config.max_position_embeddings}. Tokenise with max_length= of at most that."
             )
         asked = self.config.output_attentions if output_attentions is None else output_attentions
