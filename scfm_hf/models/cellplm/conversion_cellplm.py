@@ -60,7 +60,10 @@ _BODY_RULES: tuple[Rename | Split | Drop, ...] = (
     Rename(_LAYER + r"self_attn\.to_out" + _WB, _TO + r"self_attn.out_proj.\2"),
     Rename(_LAYER + r"self_attn\.fast_attention\.projection_matrix", _TO + r"self_attn.projection"),
     # Transformer.
-    Rename(_LAYER + r"layer\.self_attn\.in_proj_(weight|bias)", _TO + r"self_attn.qkv.\2"),
+    Split(
+        _LAYER + r"layer\.self_attn\.in_proj_(weight|bias)",
+        tuple(_TO + f"self_attn.{part}." + r"\2" for part in ("query", "key", "value")),
+    ),
     Rename(_LAYER + r"layer\.self_attn\.out_proj" + _WB, _TO + r"self_attn.out_proj.\2"),
     Drop(_LAYER + r"layer\.linear[12]\.spectral_norm", "a value of the last training step, which nothing reads"),
     Rename(_LAYER + r"layer\.(linear[12])\.(weight|bias|sigma|u)", _TO + r"\2.\3"),

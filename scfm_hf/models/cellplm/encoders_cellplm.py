@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from scfm_hf.nn.attention import FusedSelfAttention
+from scfm_hf.nn.attention import eager_attention
 
 if TYPE_CHECKING:
     from scfm_hf.models.cellplm.configuration_cellplm import CellPLMConfig
@@ -52,7 +53,34 @@ class PReLUBlock(nn.Module):
         return self.norm(self.dropout(self.activation(self.linear(states))))
 
 
-class FlowAttention(nn.Module):
+class CellAttention(nn.Module):
+    """Attention over the cells of a set, by torch's scaled dot product or eagerly; the others differ in ``mix``."""
+
+    is_causal = False
+    num_key_value_groups = 1
+
+    def __init__(self, config: CellPLMConfig, *, head_size: int | None = None, bias: bool = True) -> None:
+        super().__init__()
+        self.config, self.n_heads = config, config.num_attention_heads
+        width = config.hidden_size if head_size is None else head_size * self.n_heads
+        self.query, self.key, self.value = (nn.Linear(config.hidden_size, width, bias=bias) for _ in range(3))
+        self.out_proj = nn.Linear(width, config.hidden_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n_sets, n_cells, hidden_size) -> the same."""
+        projected = (layer(states) for layer in (self.query, self.key, self.value))
+        heads = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in projected)
+        return self.out_proj(self.mix(*heads).transpose(1, 2).flatten(2))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Let the cells see each other; all (n_sets, n_heads, n_cells, head_size)."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        dropout = self.config.hidden_dropout_prob if self.training else 0.0
+        scaling = query.shape[-1] ** -0.5
+        return attend(self, query, key, value, None, dropout=dropout, scaling=scaling)[0].transpose(1, 2)
+
+
+class FlowAttention(CellAttention):
     """Attention as a flow from sources to sinks, whose capacities compete; linear in the number of cells.
 
     References
@@ -61,33 +89,28 @@ class FlowAttention(nn.Module):
     """
 
     def __init__(self, config: CellPLMConfig) -> None:
-        super().__init__()
-        self.n_heads, self.eps = config.num_attention_heads, 1e-6
-        self.query, self.key, self.value, self.out_proj = (
-            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
-        )
+        super().__init__(config)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, states: Tensor) -> Tensor:
         """(n_sets, n_cells, hidden_size) -> the same."""
-        eps = self.eps
-        query, key = self._heads(self.query(states)).sigmoid(), self._heads(self.key(states)).sigmoid()
-        value = self._heads(self.value(states))
+        return self.dropout(super().forward(states))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See :class:`CellAttention`."""
+        eps = 1e-6
+        query, key = query.sigmoid(), key.sigmoid()
         # Inner products with sums over the cells, (n_sets, n_heads, n_cells).
         into = 1 / ((query + eps) * (key.sum(2, keepdim=True) + eps)).sum(-1)
         out = 1 / ((key + eps) * (query.sum(2, keepdim=True) + eps)).sum(-1)
         sink = ((query + eps) * ((key * out[..., None]).sum(2, keepdim=True) + eps)).sum(-1)
         source = ((key + eps) * ((query * into[..., None]).sum(2, keepdim=True) + eps)).sum(-1).clamp(-1, 1)
-        allocated, competing = sink.sigmoid(), source.softmax(-1) * states.shape[1]
+        allocated, competing = sink.sigmoid(), source.softmax(-1) * query.shape[2]
         flow = (query * into[..., None]) @ (key.transpose(2, 3) @ (value * competing[..., None]))
-        flow = (flow * allocated[..., None]).transpose(1, 2).reshape(states.shape)
-        return self.dropout(self.out_proj(flow))
-
-    def _heads(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return flow * allocated[..., None]
 
 
-class CosineAttention(nn.Module):
+class CosineAttention(CellAttention):
     """Linear attention with a cosine weight on the distance in the order of the cells.
 
     Denominators are clamped from below although the features can be negative, as in CellPLM's code.
@@ -97,28 +120,16 @@ class CosineAttention(nn.Module):
     Qin et al. 2022, ICLR, "cosFormer: Rethinking softmax in attention".
     """
 
-    def __init__(self, config: CellPLMConfig) -> None:
-        super().__init__()
-        self.n_heads = config.num_attention_heads
-        self.query, self.key, self.value, self.out_proj = (
-            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See :class:`CellAttention`."""
+        n_cells = query.shape[2]
+        place = torch.arange(1, n_cells + 1, device=query.device, dtype=query.dtype)
+        angle = place[:, None] * (math.pi / 2 / n_cells)
+        query, key = (
+            torch.cat([part * angle.sin(), part * angle.cos()], -1) for part in map(nn.functional.gelu, (query, key))
         )
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(n_sets, n_cells, hidden_size) -> the same."""
-        n_cells = states.shape[1]
-        angle = torch.arange(1, n_cells + 1, device=states.device, dtype=states.dtype)[:, None] * (
-            math.pi / 2 / n_cells
-        )
-        query, key = (self._features(layer(states), angle) for layer in (self.query, self.key))
-        value = self.value(states).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         weights = (query @ key.sum(2)[..., None]).clamp(min=1e-6)
-        attended = (query @ (key.transpose(2, 3) @ value)) / weights
-        return self.out_proj(attended.transpose(1, 2).reshape(states.shape))
-
-    def _features(self, states: Tensor, angle: Tensor) -> Tensor:
-        states = nn.functional.gelu(states).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        return torch.cat([states * angle.sin(), states * angle.cos()], -1)
+        return (query @ (key.transpose(2, 3) @ value)) / weights
 
 
 class SpectralLinear(nn.Linear):
@@ -167,10 +178,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
     def forward(self, states: Tensor) -> Tensor:
         """(n_sets, n_cells, hidden_size) -> the same."""
-        attended = self.norm1(states)
-        fused = isinstance(self.self_attn, FusedSelfAttention)
-        attended = self.self_attn(attended, None)[0] if fused else self.self_attn(attended)
-        states = states + self.dropout(attended)
+        states = states + self.dropout(self.self_attn(self.norm1(states)))
         wide = self.dropout(nn.functional.gelu(self.linear1(self.norm2(states))))
         return states + self.dropout(self.linear2(wide))
 
@@ -194,11 +202,8 @@ def encoder_layer(config: CellPLMConfig) -> nn.Module:
 
 
 def _attention(config: CellPLMConfig) -> nn.Module:
-    if config.encoder_type == "flowformer":
-        return FlowAttention(config)
-    if config.encoder_type == "cosformer":
-        return CosineAttention(config)
-    return FusedSelfAttention(config)
+    made = {"flowformer": FlowAttention, "cosformer": CosineAttention, "transformer": CellAttention}
+    return made[config.encoder_type](config)
 
 
 def _layer_norm(config: CellPLMConfig) -> nn.Module:

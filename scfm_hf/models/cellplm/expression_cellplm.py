@@ -29,7 +29,8 @@ class CellPLMExpressionOutput(CellExpressionOutput):
         Expected counts, scaled so that those of a cell's own genes have the total of its input, (n_cells, n_genes); of
         the denoising head, log(1 + counts per 10,000).
     means, dispersions
-        Of the negative binomial, before scaling, (n_cells, n_genes); ``means`` of the other decoders: what they give.
+        Of the negative binomial, before scaling, (n_cells, n_genes), dispersions on request; ``means`` of the other
+        decoders: what they give.
     losses
         Parts of ``loss``: ``expression``, ``hidden_expression`` and ``latent``.
     """
@@ -76,6 +77,7 @@ class CellPLMForExpressionPrediction(CellPLMPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_dispersions: bool = False,
     ) -> CellPLMExpressionOutput:
         """Predict expression.
 
@@ -91,8 +93,8 @@ class CellPLMForExpressionPrediction(CellPLMPreTrainedModel):
             Genes to predict, int64, (n_cells, n_targets); None: those of the input. All genes where neither is given.
         labels
             True counts of these genes, same shape; -100 where a gene was not measured.
-        output_hidden_states
-            Return the states of all layers.
+        output_hidden_states, output_dispersions
+            Return the states of all layers, and the dispersions, which are the same for every cell.
         """
         if input_mask is None and self.training and values is not None:
             input_mask = draw_input_mask(values, self.config)
@@ -124,7 +126,7 @@ class CellPLMForExpressionPrediction(CellPLMPreTrainedModel):
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,
             means=asked.means,
-            dispersions=asked.dispersions,
+            dispersions=asked.dispersions if output_dispersions else None,
             losses=losses,
         )
 

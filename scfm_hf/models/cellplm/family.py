@@ -16,7 +16,7 @@ FAMILY = FamilySpec(
         "AutoModelForPerturbation": "expression_cellplm:CellPLMForPerturbation",
     },
     scheme="cellplm",
-    lora_targets=("self_attn.query", "self_attn.key", "self_attn.value", "self_attn.qkv", "self_attn.out_proj"),
+    lora_targets=("self_attn.query", "self_attn.key", "self_attn.value", "self_attn.out_proj"),
     lora_feedforward=("linear1", "linear2"),
     attentions=False,
     values=True,

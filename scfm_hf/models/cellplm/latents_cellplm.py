@@ -53,7 +53,8 @@ class GaussianMixtureLatent(nn.Module):
         states
             (n_cells, hidden_size).
         noise
-            Standard normal draws, (n_cells, latent_size); None draws them in training.
+            Standard normal draws, (n_cells, latent_size); None draws them in training. In evaluation they enter the loss
+            alone, which without them is that of the mean.
         cluster_draws
             Uniform draws in [0, 1), (n_cells, n_clusters); None draws them in training, and takes the likeliest cluster
             in evaluation.
@@ -64,16 +65,16 @@ class GaussianMixtureLatent(nn.Module):
         member = self._cluster(logits, cluster_draws)
         hidden = self.hidden(torch.cat([states, member], 1)).relu()
         mean, variance = self.mean(hidden), nn.functional.softplus(self.variance(hidden))
-        vector = mean
-        if self.training:
-            noise = torch.randn_like(mean) if noise is None else noise
-            vector = mean + (variance + 1e-10).sqrt() * noise
+        if noise is None and self.training:
+            noise = torch.randn_like(mean)
+        drawn = mean if noise is None else mean + (variance + 1e-10).sqrt() * noise.to(mean.dtype)
         prior_mean, prior_variance = self.prior_mean(member), nn.functional.softplus(self.prior_variance(member))
-        likelihood = _log_normal(vector, mean, variance) - _log_normal(vector, prior_mean, prior_variance)
+        likelihood = _log_normal(drawn, mean, variance) - _log_normal(drawn, prior_mean, prior_variance)
         negative_entropy = (logits.softmax(1) * logits.log_softmax(1)).sum(1)
         config = self.config
         loss = config.likelihood_weight * _mean_of(likelihood, alive).clamp(min=config.free_bits)
         entropy = _mean_of(negative_entropy, alive) + math.log(config.num_clusters)
+        vector = drawn if self.training else mean
         return Latent(vector, loss + config.entropy_weight * entropy.clamp(min=config.free_bits), logits)
 
     def _cluster(self, logits: Tensor, draws: Tensor | None) -> Tensor:
@@ -81,7 +82,7 @@ class GaussianMixtureLatent(nn.Module):
         if draws is None and self.training:
             draws = torch.rand_like(logits)
         if draws is not None:
-            logits = logits - torch.log(-torch.log(draws + 1e-20) + 1e-20)
+            logits = logits - (-(draws + 1e-20).log() + 1e-20).log().to(logits.dtype)
         soft = logits.softmax(1)
         if self.training:
             return soft
@@ -105,7 +106,7 @@ class VariationalLatent(nn.Module):
         if not self.training:
             return Latent(mean, mean.new_zeros(()))
         deviation = (self.log_variance(states).clamp(-5, 5).exp() + 1e-4).sqrt()
-        vector = mean + deviation * (torch.randn_like(mean) if noise is None else noise)
+        vector = mean + deviation * (torch.randn_like(mean) if noise is None else noise.to(mean.dtype))
         log_variance = 2 * deviation.log()
         divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
         loss = self.config.kl_weight * _mean_of(divergence, alive)

@@ -1,0 +1,27 @@
+"""What CellPLM's classes need beside the specification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from models.examples import FamilyExample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import anndata
+    from torch import Tensor
+
+
+class Example(FamilyExample):
+    """Each cell is a set of its own, and nothing is drawn; sets and draws have tests of their own."""
+
+    def config_options(self, class_name: str) -> dict[str, Any]:
+        return {"objective": "imputation"} if class_name == "CellPLMForExpressionPrediction" else {}
+
+    def further_inputs(
+        self, class_name: str, cells: anndata.AnnData, encoded: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if class_name != "CellPLMForPreTraining":
+            return {}
+        return {"batch_index": encoded["attention_mask"].sum(1) % 2}
