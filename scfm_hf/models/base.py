@@ -11,6 +11,7 @@ What transformers 5 does silently, and what happens here instead:
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -67,6 +68,8 @@ class CellPreTrainedModel(PreTrainedModel):
     fresh_heads: tuple[str, ...] = ()
     #: Top-level modules that a fresh model may have while the checkpoint lacks them. None: all but the body.
     _heads: ClassVar[tuple[str, ...] | None] = None
+    #: Modules of the body that quantisation leaves as they are, such as layers with a single input.
+    _never_quantised: ClassVar[tuple[str, ...]] = ()
 
     def post_init(self) -> None:
         """Finish a model, as the last line of its ``__init__``."""
@@ -123,6 +126,8 @@ class CellPreTrainedModel(PreTrainedModel):
             If the folder holds a model of another type.
         """
         resized = ignore_mismatched_sizes or not _RESIZES_THE_HEAD.isdisjoint(kwargs)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = cls._with_whole_heads(kwargs["quantization_config"])
         try:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path,
@@ -141,6 +146,17 @@ class CellPreTrainedModel(PreTrainedModel):
         if pretrained_model_name_or_path is not None:
             model._open_side_tables(str(pretrained_model_name_or_path), kwargs)
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _with_whole_heads(cls, quantization: Any) -> Any:
+        """A quantisation that leaves the family's heads as they are: a fresh head must train, and is small anyway."""
+        if getattr(quantization, "llm_int8_skip_modules", ()) is not None:
+            return quantization
+        patterns = " ".join(cls._keys_to_ignore_on_load_unexpected or ())
+        changed = copy.copy(quantization)
+        kept = {"classifier", *re.findall(r"[a-z_]+", patterns), *cls._never_quantised}
+        changed.llm_int8_skip_modules = sorted(kept)
+        return changed
 
     def _refuse_incomplete(self, info: dict[str, Any], *, where: str, resized: bool) -> None:
         """Raise CheckpointError unless what is missing are whole heads; warn of the heads that start fresh."""

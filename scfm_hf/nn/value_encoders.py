@@ -30,7 +30,7 @@ class ContinuousValueEncoder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size)."""
-        values = values.unsqueeze(-1).to(self.linear1.weight.dtype).clamp(max=self.max_value)
+        values = values.unsqueeze(-1).to(self.norm.weight.dtype).clamp(max=self.max_value)
         return self.dropout(self.norm(self.linear2(self.linear1(values).relu())))
 
 

@@ -30,6 +30,7 @@ class ScGPTPreTrainedModel(CellPreTrainedModel):
     config: ScGPTConfig
     base_model_prefix = "scgpt"
     _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
+    _never_quantised = ("value_encoder",)
     # Heads of other checkpoints of this family: known, and of no use to a model without them.
     _keys_to_ignore_on_load_unexpected: Any = [  # noqa: RUF012
         r"^(decoder|mvc_decoder|classifier|discriminator|batch_encoder|modality_encoder)\."
