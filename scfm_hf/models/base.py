@@ -154,7 +154,9 @@ class CellPreTrainedModel(PreTrainedModel):
             return quantization
         patterns = " ".join(cls._keys_to_ignore_on_load_unexpected or ())
         changed = copy.copy(quantization)
-        kept = {"classifier", *re.findall(r"[a-z_]+", patterns), *cls._never_quantised}
+        # transformers matches names from their beginning.
+        of_body = {f"{prefix}{name}" for name in cls._never_quantised for prefix in ("", f"{cls.base_model_prefix}.")}
+        kept = {"classifier", *re.findall(r"[a-z_]+", patterns), *of_body}
         changed.llm_int8_skip_modules = sorted(kept)
         return changed
 
