@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,9 @@ def run(
     unknown_below: Annotated[float, typer.Option(help='Label "unknown" below this probability.')] = 0.0,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
+    cell_sets: Annotated[
+        str | None, typer.Option(help="Column of obs that names sets of cells, or 'all'; for models that read sets.")
+    ] = None,
     min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
@@ -43,6 +46,7 @@ def run(
         raise typer.BadParameter(f"--method {method.value} needs labelled cells: --reference")
     refuse_existing(output, overwrite=overwrite)
     adata = read_cells(cells)
+    sets: dict[str, Any] = {} if cell_sets is None else {"cell_sets": cell_sets}
     annotate(
         adata,
         model,
@@ -56,6 +60,7 @@ def run(
         min_overlap=min_overlap,
         revision=revision,
         inplace=True,
+        **sets,
     )
     write_cells(adata, output, overwrite=overwrite)
     counts = adata.obs[f"{labels}_predicted"].value_counts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ def run(
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
     pooling: Annotated[str | None, typer.Option(help="Recipe of the embedding; the authors' if left out.")] = None,
     genes: Annotated[bool, typer.Option("--genes", help="Also give each gene the mean of its states.")] = False,
+    cell_sets: Annotated[
+        str | None, typer.Option(help="Column of obs that names sets of cells, or 'all'; for models that read sets.")
+    ] = None,
     min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
     batch_size: Annotated[int | None, typer.Option(help="Most cells a batch.")] = None,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Give cells without a known gene NaN.")] = False,
@@ -32,6 +35,7 @@ def run(
 
     refuse_existing(output, overwrite=overwrite)
     adata = read_cells(cells)
+    sets: dict[str, Any] = {} if cell_sets is None else {"cell_sets": cell_sets}
     embed(
         adata,
         model,
@@ -45,6 +49,7 @@ def run(
         empty_cells="keep" if keep_empty else "raise",
         revision=revision,
         inplace=True,
+        **sets,
     )
     write_cells(adata, output, overwrite=overwrite)
     key = adata.uns["scfm"]["embed"]["options"]["key_added"]

@@ -51,6 +51,8 @@ def embed(
     """Embed cells.
 
     A cell's vector depends on that cell alone: not on its batch, on ``batch_size``, or on the order of cells and genes.
+    A model that reads sets of cells (CellPLM) sees those that the tokenizer's option ``cell_sets`` names, whole sets at
+    a time.
 
     Parameters
     ----------

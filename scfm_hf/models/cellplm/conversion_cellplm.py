@@ -150,8 +150,8 @@ def convert(source: SourceFolder, *, num_attention_heads: int | None = None) -> 
     path = _config_file(source)
     if path is None:
         raise CheckpointError(
-            f"*.config.json is missing beside {weights}: CellPLM's configuration with its gene list, published with the "
-            "weights. Put it into that folder or name it with files={'config': ...}."
+            f"*.config.json is missing beside {weights}: CellPLM's configuration with its gene list, published with "
+            "the weights. Put it into that folder or name it with files={'config': ...}."
         )
     published = source.json(path)
     tensors = source.tensors(weights, "model_state_dict", "state_dict")
@@ -178,7 +178,8 @@ def convert(source: SourceFolder, *, num_attention_heads: int | None = None) -> 
 
 def _config_file(source: SourceFolder) -> Path | None:
     """The configuration of the weights file; where there is only one, that one."""
-    own = [f"{source._weights.name.removesuffix('.best.ckpt').removesuffix('.ckpt')}.config.json"] if source._weights else []
+    weights = source._weights
+    own = [f"{weights.name.removesuffix('.ckpt').removesuffix('.best')}.config.json"] if weights else []
     return source.find(*own, "*.config.json", role="config")
 
 
@@ -192,9 +193,7 @@ def _head_rules(tensors: Mapping[str, Tensor], head: str | None) -> list[Rename 
     if head == "patient_classification":
         return [Drop(r"head\.cls", _UNUSED), Rename(r"head\.output_layer" + _WB, ours + r".linears.0.\1")]
     places = sorted({int(name.split(".")[2]) for name in tensors if name.startswith("head.mlp.")})
-    return [
-        Rename(rf"head\.mlp\.{place}" + _WB, rf"{ours}.linears.{number}.\1") for number, place in enumerate(places)
-    ]
+    return [Rename(rf"head\.mlp\.{place}" + _WB, rf"{ours}.linears.{number}.\1") for number, place in enumerate(places)]
 
 
 def _config(
@@ -214,8 +213,8 @@ def _config(
     n_genes = embedding.shape[0] - 1
     if n_genes != len(published["gene_list"]):
         raise CheckpointError(
-            f"The gene list has {len(published['gene_list']):,} genes, the gene embedding {n_genes:,} rows: they do not "
-            "belong together."
+            f"The gene list has {len(published['gene_list']):,} genes, the gene embedding {n_genes:,} rows: they do "
+            "not belong together."
         )
     options: dict[str, Any] = {}
     if head in ("annotation", "patient_classification"):

@@ -68,7 +68,7 @@ class NegativeBinomialDecoder(nn.Module):
         states = latent
         for block, embeddings in zip(self.blocks, self.covariates, strict=True):
             states = block(states)
-            for embedding, values in zip(embeddings, covariates, strict=True):
+            for embedding, values in zip(embeddings.children(), covariates, strict=True):
                 if isinstance(embedding, CovariateEmbedding):
                     states = states + embedding(values)
         means = self.mean(self.hidden(states).relu()).exp().clamp(1e-5, 1e6)

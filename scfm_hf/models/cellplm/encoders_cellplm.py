@@ -132,6 +132,45 @@ class CosineAttention(CellAttention):
         return (query @ (key.transpose(2, 3) @ value)) / weights
 
 
+class PerformerAttention(CellAttention):
+    """Softmax attention by positive random features, linear in the number of cells; heads of 64 channels, no biases.
+
+    References
+    ----------
+    Choromanski et al. 2021, ICLR, "Rethinking Attention with Performers".
+    """
+
+    head_size = 64
+    projection: Tensor
+
+    def __init__(self, config: CellPLMConfig) -> None:
+        super().__init__(config, head_size=self.head_size, bias=False)
+        self.register_buffer("projection", self._draw())
+
+    def _draw(self) -> Tensor:
+        """Directions orthogonal by blocks, with the lengths of normal draws, (n_features, head_size)."""
+        size = self.head_size
+        n_features = int(size * math.log(size))
+        blocks = [torch.linalg.qr(torch.randn(size, size))[0].T for _ in range(math.ceil(n_features / size))]
+        return torch.cat(blocks)[:n_features] * torch.randn(n_features, size).norm(dim=1, keepdim=True)
+
+    def initial_tensors(self) -> dict[str, Tensor]:
+        """Values of a fresh model."""
+        return {"projection": self._draw()}
+
+    def _features(self, states: Tensor, over: tuple[int, ...]) -> Tensor:
+        """Positive features, (..., n_features); the maximum ``over`` those axes keeps the exponential in range."""
+        scaled = states * self.head_size**-0.25
+        dots = scaled @ self.projection.to(states.dtype).T
+        centred = dots - scaled.square().sum(-1, keepdim=True) / 2 - dots.detach().amax(over, keepdim=True)
+        return (centred.exp() + 1e-4) * len(self.projection) ** -0.5
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See :class:`CellAttention`; one maximum for all keys of a set, as in CellPLM's code."""
+        query, key = self._features(query, (-1,)), self._features(key, (1, 2, 3))
+        return (query @ (key.transpose(2, 3) @ value)) / (query @ key.sum(2)[..., None])
+
+
 class SpectralLinear(nn.Linear):
     """Linear layer whose weight is divided by its largest singular value and scaled by a learned number.
 
@@ -202,7 +241,12 @@ def encoder_layer(config: CellPLMConfig) -> nn.Module:
 
 
 def _attention(config: CellPLMConfig) -> nn.Module:
-    made = {"flowformer": FlowAttention, "cosformer": CosineAttention, "transformer": CellAttention}
+    made = {
+        "flowformer": FlowAttention,
+        "performer": PerformerAttention,
+        "cosformer": CosineAttention,
+        "transformer": CellAttention,
+    }
     return made[config.encoder_type](config)
 
 

@@ -6,17 +6,19 @@ All predict the genes of the input, or those that ``target_ids`` names, from a c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.utils.generic import can_return_tuple
 
-from scfm_hf.models.cellplm.configuration_cellplm import CellPLMConfig
 from scfm_hf.models.cellplm.decoders_cellplm import PerceptronDecoder, decoder_of
 from scfm_hf.models.cellplm.masking_cellplm import draw_input_mask
 from scfm_hf.models.cellplm.modeling_cellplm import CellPLMModel, CellPLMPreTrainedModel
 from scfm_hf.models.outputs import CellExpressionOutput
+
+if TYPE_CHECKING:
+    from scfm_hf.models.cellplm.configuration_cellplm import CellPLMConfig
 
 
 @dataclass

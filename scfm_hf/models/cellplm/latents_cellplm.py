@@ -53,8 +53,8 @@ class GaussianMixtureLatent(nn.Module):
         states
             (n_cells, hidden_size).
         noise
-            Standard normal draws, (n_cells, latent_size); None draws them in training. In evaluation they enter the loss
-            alone, which without them is that of the mean.
+            Standard normal draws, (n_cells, latent_size); None draws them in training. In evaluation they enter the
+            loss alone, which without them is that of the mean.
         cluster_draws
             Uniform draws in [0, 1), (n_cells, n_clusters); None draws them in training, and takes the likeliest cluster
             in evaluation.

@@ -112,6 +112,8 @@ class CellEmbedder(nn.Module):
         """Sum of the gene embeddings by weight, (n_cells, hidden_size), without one vector a gene and cell."""
         if inputs_embeds is not None:
             return torch.einsum("cg,cgh->ch", weights.to(inputs_embeds.dtype), inputs_embeds)
+        if input_ids is None:
+            raise ValueError("Give the genes of the cells as input_ids= or as inputs_embeds=.")
         table = self.genes.weight
         return nn.functional.embedding_bag(input_ids, table, per_sample_weights=weights.to(table.dtype), mode="sum")
 
@@ -177,7 +179,7 @@ class CellPLMModel(CellPLMPreTrainedModel):
         values
             Their counts, (n_cells, n_genes).
         attention_mask
-            1 = real gene, (n_cells, n_genes); None: all are. A cell without any takes no part in its set and gets zeros.
+            1 = real gene, (n_cells, n_genes); None: all are. A cell without any is in no set and gets zeros.
         cell_sets
             Number of the set that a cell belongs to, int64, (n_cells,): cells of a set see each other, in the order of
             the batch. -1, or None: the cell is a set of its own.

@@ -39,9 +39,9 @@ class CellSets:
         What the layer gives a set, (n_sets, n_cells or 1, ...), comes back to its cells.
         """
         if self.groups is None:
-            new = layer(states[:, None])[:, 0]
-            return new if self.alive is None else new * self.alive[:, None].to(new.dtype)
-        new = None
+            alone = layer(states[:, None])[:, 0]
+            return alone if self.alive is None else alone * self.alive[:, None].to(alone.dtype)
+        new: Tensor | None = None
         for rows in self.groups:
             given = layer(states[rows])
             if new is None:

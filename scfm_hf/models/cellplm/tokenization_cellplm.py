@@ -7,17 +7,20 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers.utils import logging
 
 from scfm_hf.tokenization.ragged import Ragged
 from scfm_hf.tokenization.scheme import Column, Scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from scfm_hf.genes import GeneVocabulary
     from scfm_hf.tokenization.profiles import Duplicates, GeneOrder, ProfileBlock
+
+logger = logging.get_logger(__name__)
 
 #: Value of ``cell_sets`` by which all cells of a file are one set.
 ALL_CELLS = "all"
@@ -33,6 +36,9 @@ class CellPLMScheme(Scheme):
     cell_sets
         Which cells see each other: a column of obs (those with the same label), ``"all"`` (all cells of the file, as
         the original where obs has no ``batch``), or None (each cell is a set of its own).
+    coordinates
+        Two columns of obs with the place of a cell in its field of view, in [0, 1]; for models with
+        ``use_positional_encoding``.
     max_cells_per_set
         Cut larger sets into consecutive parts of so many cells; None leaves them whole.
     include_zero_genes
@@ -52,6 +58,7 @@ class CellPLMScheme(Scheme):
         *,
         cell_sets: str | None = None,
         max_cells_per_set: int | None = None,
+        coordinates: Sequence[str] | None = None,
         include_zero_genes: bool = False,
         gene_order: GeneOrder = "vocabulary",
         duplicates: Duplicates = "sum",
@@ -60,19 +67,20 @@ class CellPLMScheme(Scheme):
         if max_cells_per_set is not None and max_cells_per_set < 1:
             raise ValueError(f"max_cells_per_set={max_cells_per_set} leaves no cell in a set.")
         self.cell_sets, self.max_cells_per_set = cell_sets, max_cells_per_set
-        self.include_zero_genes = include_zero_genes
+        self.coordinates, self.include_zero_genes = coordinates, include_zero_genes
         self.gene_order, self.duplicates = gene_order, duplicates
         # Cells of each set so far: blocks come one after the other.
         self._seen: Counter[str] = Counter()
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """``input_ids``, ``values``, and the number of each cell's set where there are sets."""
+        """``input_ids`` and ``values``; where they are asked for, the number of each cell's set and its place."""
         pad = self.vocabulary.token_to_id[self.vocabulary.special_tokens["pad"]]
         return {
             "input_ids": Column(pad),
             "values": Column(0.0, np.float32),
             "cell_sets": Column(-1, per_cell=True, joins_cells=True),
+            "coordinates": Column(-1.0, np.float32, per_cell=True),
         }
 
     def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Ragged | NDArray[Any]]:
@@ -94,9 +102,29 @@ class CellPLMScheme(Scheme):
             "input_ids": Ragged(block.gene_ids[genes.values], genes.offsets),
             "values": Ragged(values.values.astype(np.float32), values.offsets),
         }
+        if self.coordinates is not None:
+            encoded["coordinates"] = self._places(block)
         if self.cell_sets is not None:
             encoded["cell_sets"] = self._numbers(block)
+        else:
+            logger.warning_once(
+                "CellPLM reads cells in sets, and none were named: each cell is read alone, without its context. Name "
+                'them with cell_sets="<column of obs>", or "all" for all cells of the file.'
+            )
         return encoded
+
+    def _places(self, block: ProfileBlock) -> NDArray[np.float32]:
+        """Coordinates of each cell, (n_cells, 2)."""
+        names = list(self.coordinates or ())
+        absent = [name for name in names if name not in block.obs]
+        if len(names) != 2 or absent:
+            raise ValueError(f"coordinates={names} must be two columns of obs. It has: {', '.join(block.obs)}.")
+        places = block.obs[names].to_numpy(np.float32)
+        outside = ~((places >= 0) & (places <= 1)).all(1)
+        if outside.any():
+            first = ", ".join(map(str, block.obs.index[outside][:5]))
+            raise ValueError(f"Coordinates must lie in [0, 1] of the field of view (not so: {first}). Scale them.")
+        return places
 
     def _numbers(self, block: ProfileBlock) -> NDArray[np.int64]:
         """Number of each cell's set, from its label alone, so that blocks and files agree."""

@@ -9,15 +9,17 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
+
 from parity.rules import Rule, RuleTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
+    from torch import Tensor
+
     from parity.context import Context
     from parity.variant import Pass
-    from torch import Tensor
 
     Array = NDArray[Any]
 
