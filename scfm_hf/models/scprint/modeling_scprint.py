@@ -117,9 +117,11 @@ class ScPrintModel(ScPrintPreTrainedModel):
             expressed = self.value_encoder(self._normalised(values)[..., None])
             genes = genes + (expressed if masked is None else expressed.masked_fill(masked.bool()[..., None], 0))
         if cell_states is None:
-            if depth is None and values is None:
-                raise ValueError("Give counts as values=, the total of each cell as depth=, or cell_states=.")
-            cell_states = self._cell_tokens(values.sum(1) if depth is None else depth, is_metacell)
+            if depth is None:
+                if values is None:
+                    raise ValueError("Give counts as values=, the total of each cell as depth=, or cell_states=.")
+                depth = values.sum(1)
+            cell_states = self._cell_tokens(depth, is_metacell)
         states = torch.cat([cell_states, genes], 1)
         mask = None
         if attention_mask is not None:

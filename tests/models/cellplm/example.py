@@ -25,3 +25,16 @@ class Example(FamilyExample):
         if class_name != "CellPLMForPreTraining":
             return {}
         return {"batch_index": encoded["attention_mask"].sum(1) % 2}
+
+    def unfit_for_mixin(self, class_name: str) -> dict[str, str]:
+        flow = "cells, not genes, see each other, by Flowformer's flow: there are no attention probabilities"
+        cells = "the states are those of the cells, (n_cells, hidden_size), and have no axis of genes"
+        attentions = (
+            "test_attention_outputs",
+            "test_attn_implementation_composite_models",
+            "test_eager_matches_sdpa_inference.*",
+            "test_multimodal_outputs_are_returned",
+            "test_sdpa_can_dispatch_(non_)?composite_models",
+            "test_sliding_window_mask",
+        )
+        return {**dict.fromkeys(attentions, flow), "test_hidden_states_output": cells}
