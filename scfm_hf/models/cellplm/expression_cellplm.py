@@ -136,9 +136,11 @@ class CellPLMForExpressionPrediction(CellPLMPreTrainedModel):
         """Predictions in the units of the input, (n_cells, n_genes)."""
         if self.config.objective == "denoising" or values is None:
             return means
+        # Without ids the genes of the input are not known: its total is that of all its values, padding being 0.
+        total = _total(values, own.counted if own.counted.shape == values.shape else torch.ones_like(values))
         if self.config.objective == "recon":
-            return means * _total(values, own.counted)
-        return means * (_total(values, own.counted) / _total(own.means, own.counted).clamp(min=1e-12))
+            return means * total
+        return means * (total / _total(own.means, own.counted).clamp(min=1e-12))
 
     def expression_losses(self, predicted: _Decoded, labels: Tensor, input_mask: Tensor | None) -> dict[str, Tensor]:
         """The loss on expression, and in training that on the hidden entries."""

@@ -22,7 +22,7 @@ class Example(FamilyExample):
     def further_inputs(
         self, class_name: str, cells: anndata.AnnData, encoded: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        if class_name != "CellPLMForPreTraining":
+        if class_name not in ("CellPLMForPreTraining", "CellPLMForExpressionPrediction"):
             return {}
         return {"batch_index": encoded["attention_mask"].sum(1) % 2}
 

@@ -1,1 +1,0 @@
-"""scPRINT: protein-language gene vectors, genome positions and one token a class (Kalfon et al. 2025)."""
