@@ -177,9 +177,7 @@ def predicted(name: str) -> Callable[[Context], Array]:
 
 
 def prediction(context: Context) -> Array:
-    head = with_head(context)
-    if not head.endswith("Classification"):
-        return predicted("predicted_values")(context)
+    """The likeliest class."""
     return predicted("logits")(context).argmax(-1)
 
 
@@ -243,7 +241,8 @@ TABLE = RuleTable(
         Rule(("*imputed", "train.pred"), predicted("predicted_values"), section="decoder"),
         Rule("imputed_targets", imputed_targets, section="decoder"),
         Rule("logits_classification", predicted("logits"), section="classifier"),
-        Rule(("pred", "prediction"), prediction, section="classifier"),
+        Rule(("pred", "prediction"), prediction, section="classifier", when=lambda array: array.dtype == "int64"),
+        Rule("pred", predicted("predicted_values"), section="decoder"),
         Rule("*latent_loss", loss("latent"), section="losses"),
         Rule(("loss", "*.loss"), loss(None), section="losses"),
         Rule("*grad.*", gradient, section="losses"),
