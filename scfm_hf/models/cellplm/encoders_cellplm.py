@@ -14,9 +14,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scfm_hf.nn.attention import eager_attention
+from scfm_hf.nn.performer import PerformerAttention
 
 if TYPE_CHECKING:
     from scfm_hf.models.cellplm.configuration_cellplm import CellPLMConfig
+
+#: Channels of a head of the Performer.
+_PERFORMER_HEAD = 64
 
 
 class CellNorm(nn.Module):
@@ -59,12 +63,11 @@ class CellAttention(nn.Module):
     is_causal = False
     num_key_value_groups = 1
 
-    def __init__(self, config: CellPLMConfig, *, head_size: int | None = None, bias: bool = True) -> None:
+    def __init__(self, config: CellPLMConfig) -> None:
         super().__init__()
         self.config, self.n_heads = config, config.num_attention_heads
-        width = config.hidden_size if head_size is None else head_size * self.n_heads
-        self.query, self.key, self.value = (nn.Linear(config.hidden_size, width, bias=bias) for _ in range(3))
-        self.out_proj = nn.Linear(width, config.hidden_size)
+        size = config.hidden_size
+        self.query, self.key, self.value, self.out_proj = (nn.Linear(size, size) for _ in range(4))
 
     def forward(self, states: Tensor) -> Tensor:
         """(n_sets, n_cells, hidden_size) -> the same."""
@@ -130,45 +133,6 @@ class CosineAttention(CellAttention):
         )
         weights = (query @ key.sum(2)[..., None]).clamp(min=1e-6)
         return (query @ (key.transpose(2, 3) @ value)) / weights
-
-
-class PerformerAttention(CellAttention):
-    """Softmax attention by positive random features, linear in the number of cells; heads of 64 channels, no biases.
-
-    References
-    ----------
-    Choromanski et al. 2021, ICLR, "Rethinking Attention with Performers".
-    """
-
-    head_size = 64
-    projection: Tensor
-
-    def __init__(self, config: CellPLMConfig) -> None:
-        super().__init__(config, head_size=self.head_size, bias=False)
-        self.register_buffer("projection", self._draw())
-
-    def _draw(self) -> Tensor:
-        """Directions orthogonal by blocks, with the lengths of normal draws, (n_features, head_size)."""
-        size = self.head_size
-        n_features = int(size * math.log(size))
-        blocks = [torch.linalg.qr(torch.randn(size, size))[0].T for _ in range(math.ceil(n_features / size))]
-        return torch.cat(blocks)[:n_features] * torch.randn(n_features, size).norm(dim=1, keepdim=True)
-
-    def initial_tensors(self) -> dict[str, Tensor]:
-        """Values of a fresh model."""
-        return {"projection": self._draw()}
-
-    def _features(self, states: Tensor, over: tuple[int, ...]) -> Tensor:
-        """Positive features, (..., n_features); the maximum ``over`` those axes keeps the exponential in range."""
-        scaled = states * self.head_size**-0.25
-        dots = scaled @ self.projection.to(states.dtype).T
-        centred = dots - scaled.square().sum(-1, keepdim=True) / 2 - dots.detach().amax(over, keepdim=True)
-        return (centred.exp() + 1e-4) * len(self.projection) ** -0.5
-
-    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """See :class:`CellAttention`; one maximum for all keys of a set, as in CellPLM's code."""
-        query, key = self._features(query, (-1,)), self._features(key, (1, 2, 3))
-        return (query @ (key.transpose(2, 3) @ value)) / (query @ key.sum(2)[..., None])
 
 
 class SpectralLinear(nn.Linear):
@@ -241,12 +205,10 @@ def encoder_layer(config: CellPLMConfig) -> nn.Module:
 
 
 def _attention(config: CellPLMConfig) -> nn.Module:
-    made = {
-        "flowformer": FlowAttention,
-        "performer": PerformerAttention,
-        "cosformer": CosineAttention,
-        "transformer": CellAttention,
-    }
+    if config.encoder_type == "performer":
+        # One maximum for all keys of a set, as in CellPLM's code; heads of 64 channels whatever the width.
+        return PerformerAttention(config.hidden_size, config.num_attention_heads, _PERFORMER_HEAD)
+    made = {"flowformer": FlowAttention, "cosformer": CosineAttention, "transformer": CellAttention}
     return made[config.encoder_type](config)
 
 
