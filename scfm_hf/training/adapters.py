@@ -55,6 +55,7 @@ def lora_config(
         If the method is unknown.
     """
     from peft import IA3Config, LoraConfig
+    from transformers.pytorch_utils import Conv1D
 
     spec = family_of(model)
     present = dict(model.named_modules())
@@ -62,7 +63,14 @@ def lora_config(
         wanted = dict.fromkeys((*spec.modules_to_save, "classifier", *getattr(model, "fresh_heads", ())))
         modules_to_save = [name for name in wanted if any(path.split(".")[-1] == name for path in present)]
     targets = list(spec.lora_targets) if target_modules is None else target_modules
-    common = {"modules_to_save": modules_to_save or None, "task_type": _task_type(model), **options}
+    # The layers of GPT-2 hold their weights the other way round.
+    transposed = any(isinstance(module, Conv1D) and path.endswith(tuple(targets)) for path, module in present.items())
+    common = {
+        "modules_to_save": modules_to_save or None,
+        "task_type": _task_type(model),
+        "fan_in_fan_out": transposed,
+        **options,
+    }
     if method == "ia3":
         feedforward = [name for name in spec.lora_feedforward if any(path.endswith(name) for path in present)]
         return IA3Config(
