@@ -151,21 +151,22 @@ class TGPTModel(TGPTPreTrainedModel):
 
         A cell without a token has nothing to attend to: it gets zeros, whatever attention makes of it.
         """
-        alive = torch.ones((), dtype=hidden.dtype, device=hidden.device)
-        if attention_mask is not None:
-            alive = attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
-        hidden = hidden * alive
+        alive = None if attention_mask is None else attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
+        hidden = hidden if alive is None else hidden * alive
         kept, attentions = {0: hidden}, []
         mask = create_causal_mask(self.config, hidden, attention_mask, None)
         for number, block in enumerate(self.h, start=1):
             if keep_attentions:
                 hidden, probabilities = _run_block(block, hidden, mask)
-                attentions.append(probabilities * alive[..., None])
+                attentions.append(probabilities)
             else:
                 hidden = block(hidden, attention_mask=mask)
-            hidden = (self.ln_f(hidden) if number == len(self.h) else hidden) * alive
+            hidden = self.ln_f(hidden) if number == len(self.h) else hidden
+            hidden = hidden if alive is None else hidden * alive
             if keep_all or number == wanted:
                 kept[number] = hidden
+        if attentions and alive is not None and not alive.all():
+            attentions = [probabilities * alive[..., None] for probabilities in attentions]
         return hidden, kept, tuple(attentions)
 
     def _embed(self, genes: Tensor, token_type_ids: Tensor | None, position_ids: Tensor | None) -> Tensor:
