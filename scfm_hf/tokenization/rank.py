@@ -96,7 +96,7 @@ def rank_genes(
     offsets = np.asarray(counts.indptr, np.int64)
     per_cell = _reciprocal_totals(totals, offsets)
 
-    rank_cells = _rank_stably if ties == "stable" else _rank_unstably
+    rank_cells = order_scores if ties == "stable" else _rank_unstably
     limit = np.iinfo(np.int64).max if max_genes is None else max_genes
     order, scores, lengths = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int64)]
     for first, last in row_blocks(offsets, _CHUNK):
@@ -130,11 +130,28 @@ def _reciprocal_totals(totals: ArrayLike, offsets: NDArray[np.int64]) -> NDArray
     return np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
 
 
-def _rank_stably(
+def order_scores(
     scores: NDArray[np.float64], columns: NDArray[Any], starts: NDArray[np.int64], limit: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the ranked values, cell after cell, and their number in each cell.
+    """Order each cell's scores, highest first, equal ones by column; those that are 0 are left out.
 
+    Parameters
+    ----------
+    scores
+        Of all cells, one after the other, none negative or NaN, (n_values,).
+    columns
+        Column of each score, (n_values,).
+    starts
+        Where each cell begins, and where the last ends, (n_cells + 1,).
+    limit
+        Most values a cell.
+
+    Returns
+    -------
+    Positions of the ranked values, cell after cell, and their number in each cell.
+
+    Notes
+    -----
     Floats that are not negative sort like their bits. So one unsigned integer holds both a score (without its sign,
     inverted to sort downwards) in its high bits and the position in its low bits, and sorting plain integers (SIMD in
     NumPy) gives the order; an argsort would take twice as long. The bits of the score that make room for the position
@@ -197,7 +214,7 @@ def _order_runs(
 def _rank_unstably(
     scores: NDArray[np.float64], columns: NDArray[Any], starts: NDArray[np.int64], limit: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """As :func:`_rank_stably`, with ties as NumPy's default sort leaves them."""
+    """As :func:`order_scores`, with ties as NumPy's default sort leaves them."""
     pieces = []
     for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         expressed = start + np.flatnonzero(scores[start:stop] > 0)
