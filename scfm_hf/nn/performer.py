@@ -8,11 +8,14 @@ Choromanski et al. 2021, ICLR, "Rethinking Attention with Performers".
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def n_random_features(head_size: int) -> int:
@@ -109,42 +112,46 @@ class PerformerAttention(nn.Module):
             value = value.to(key.dtype)
             if attention_mask is not None:
                 value = value * attention_mask.to(value.dtype)[:, None, :, None]
-            context = (query @ (key.transpose(2, 3) @ value)) / self._weight(query, key)
+            context = (query @ (key.transpose(2, 3) @ value)) / self._weight(query, key, attention_mask)
         return self.out_proj(context.transpose(1, 2).flatten(2).to(states.dtype))
 
     def probabilities(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """What each token attends to, (n_cells, n_heads, n_queries, n_keys); quadratic in the tokens."""
         query, key = self.features(states, attention_mask)
         with torch.autocast(states.device.type, enabled=False):
-            return (query @ key.transpose(2, 3)) / self._weight(query, key)
+            weight = self._weight(query, key, attention_mask)
+            if attention_mask is not None and self.mask_keys:
+                key = key * attention_mask.to(key.dtype)[:, None, :, None]
+            return (query @ key.transpose(2, 3)) / weight
 
     def received(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mean over queries of what each token receives, (n_cells, n_heads, n_keys); linear in the tokens."""
         query, key = self.features(states, attention_mask)
         with torch.autocast(states.device.type, enabled=False):
-            weighted = query / self._weight(query, key)
+            weighted = query / self._weight(query, key, attention_mask)
             if attention_mask is None:
-                mean = weighted.mean(2)
-            else:
-                real = attention_mask.to(weighted.dtype)[:, None, :, None]
-                mean = (weighted * real).sum(2) / real.sum(2).clamp(min=1)
-            return (key @ mean[..., None]).squeeze(-1)
+                return (key @ weighted.mean(2)[..., None]).squeeze(-1)
+            real = attention_mask.to(weighted.dtype)[:, None, :, None]
+            mean = (weighted * real).sum(2) / real.sum(2).clamp(min=1)
+            received = (key @ mean[..., None]).squeeze(-1)
+            return received * real.squeeze(-1) if self.mask_keys else received
 
     def features(self, states: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Random features of queries and keys, float32 at least, each (n_cells, n_heads, n_tokens, n_features)."""
-        real = None
-        if attention_mask is not None and self.mask_keys:
-            real = attention_mask.bool()[:, None, :, None]
+        """Random features of queries and keys, float32 at least, each (n_cells, n_heads, n_tokens, n_features).
+
+        Those of masked keys are to be left out of sums; the mask here only keeps them out of the maximum.
+        """
         projected = self._heads(self.query(states)), self._heads(self.key(states))
         with torch.autocast(states.device.type, enabled=False):
             (query, query_norm), (key, key_norm) = (self._products(heads) for heads in projected)
             query = self._kernel(query - query.amax(-1, keepdim=True) - query_norm)
-            seen = key if real is None else key.masked_fill(~real, torch.finfo(key.dtype).min)
-            highest = seen.amax() if self.key_maximum == "batch" else seen.amax((1, 2, 3), keepdim=True)
-            key = key - highest - key_norm
-            if real is None:
-                return query, self._kernel(key)
-            return query, self._kernel(key.masked_fill(~real, 0)).masked_fill(~real, 0)
+            highest = key.amax(-1, keepdim=True)
+            if attention_mask is not None and self.mask_keys:
+                hidden = ~attention_mask.bool()[:, None, :, None]
+                limit = torch.finfo(key.dtype).max
+                highest, key_norm = highest.masked_fill(hidden, -limit), key_norm.masked_fill(hidden, limit)
+            highest = highest.amax() if self.key_maximum == "batch" else highest.amax((1, 2), keepdim=True)
+            return query, self._kernel(key - highest - key_norm)
 
     def _products(self, heads: Tensor) -> tuple[Tensor, Tensor]:
         """Products with the directions, (..., n_features), and half the squared length, (..., 1)."""
@@ -158,10 +165,12 @@ class PerformerAttention(nn.Module):
         """(n_cells, n_tokens, width) -> (n_cells, n_heads, n_tokens, head_size)."""
         return projected.unflatten(-1, (self.num_attention_heads, self.head_size)).transpose(1, 2)
 
-    @staticmethod
-    def _weight(query: Tensor, key: Tensor) -> Tensor:
+    def _weight(self, query: Tensor, key: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Sum of the weights of each query, (n_cells, n_heads, n_queries, 1); 1 where there is no key at all."""
-        weight = query @ key.sum(2)[..., None]
+        if attention_mask is None or not self.mask_keys:
+            return query @ key.sum(2)[..., None]
+        real = attention_mask.to(key.dtype)[:, None, :, None]
+        weight = query @ (key.transpose(2, 3) @ real)
         return weight.masked_fill(weight == 0, 1)
 
 
@@ -221,3 +230,78 @@ class PerformerLayer(GradientCheckpointingLayer):
         """Second half of the layer, with its residual."""
         wide = nn.functional.gelu(self.linear1(self.norm2(states)))
         return states + self.dropout(self.linear2(wide))
+
+
+def run_performer_layers(
+    layers: Iterable[PerformerLayer],
+    hidden: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    keep: set[int],
+    keep_attentions: bool = False,
+    attentions_after_residual: bool = False,
+) -> tuple[Tensor, dict[int, Tensor], tuple[Tensor, ...]]:
+    """Run all layers, and keep only what is asked for.
+
+    Parameters
+    ----------
+    layers
+        The layers.
+    hidden
+        Embeddings, (n_cells, n_tokens, hidden_size).
+    attention_mask
+        1 = real token, (n_cells, n_tokens); None: all are.
+    keep
+        Numbers of the states to return: 0 the embeddings, n those after the n-th layer.
+    keep_attentions
+        Return attention probabilities, whose memory is quadratic in the tokens.
+    attentions_after_residual
+        Compute them from the states behind the attention's own residual, as scBERT and its kin do: they are then not
+        those that the layer used.
+
+    Returns
+    -------
+    States after the last layer, the kept states by number, and attention probabilities of each layer. A cell without a
+    token gets zeros.
+    """
+    alive = None if attention_mask is None else attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
+    hidden = hidden if alive is None else hidden * alive
+    kept, attentions = {0: hidden} if 0 in keep else {}, []
+    for number, layer in enumerate(layers, start=1):
+        if keep_attentions:
+            before, attended = hidden, layer.attend(hidden, attention_mask)
+            looked_at = layer.norm1(attended if attentions_after_residual else before)
+            attentions.append(layer.self_attn.probabilities(looked_at, attention_mask))
+            hidden = layer.feed_forward(attended)
+        else:
+            hidden = layer(hidden, attention_mask)
+        hidden = hidden if alive is None else hidden * alive
+        if number in keep:
+            kept[number] = hidden
+    if attentions and alive is not None and not alive.all():
+        attentions = [probabilities * alive[..., None] for probabilities in attentions]
+    return hidden, kept, tuple(attentions)
+
+
+class ProjectionSchedule:
+    """Redraws all projections of a model every so many forward passes of training.
+
+    Parameters
+    ----------
+    interval
+        Number of passes; None: never.
+    """
+
+    def __init__(self, interval: int | None) -> None:
+        self.interval, self.passes = interval, 0
+
+    def step(self, model: nn.Module) -> None:
+        """Count a pass of a model; in evaluation nothing is counted or redrawn."""
+        if self.interval is None or not model.training:
+            return
+        self.passes += 1
+        if self.passes >= self.interval:
+            self.passes = 0
+            for module in model.modules():
+                if isinstance(module, PerformerAttention):
+                    module.redraw()

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from scfm_hf.nn.performer import PerformerAttention, PerformerLayer, draw_projection, n_random_features
+from scfm_hf.nn.performer import (
+    PerformerAttention,
+    PerformerLayer,
+    ProjectionSchedule,
+    draw_projection,
+    n_random_features,
+    run_performer_layers,
+)
 
 REAL = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
 
@@ -99,3 +106,43 @@ def test_a_layer_is_its_two_halves_and_drops_out_only_in_training(dropout: float
     torch.testing.assert_close(layer(x), layer.feed_forward(layer.attend(x)))
     layer.train()
     assert torch.equal(layer(x), layer(x)) == (dropout == 0)
+
+
+def test_large_values_at_masked_keys_overflow_nowhere() -> None:
+    module, x = attention(), states()
+    x[1, 3:] *= 1e4
+    torch.testing.assert_close(module(x, REAL)[1, :3], module(x[1:, :3])[0])
+    assert module(x, REAL).isfinite().all()
+
+
+@pytest.mark.parametrize("after_residual", [False, True])
+def test_layers_give_the_states_and_probabilities_that_are_asked_for(after_residual: bool) -> None:
+    layers, x = torch.nn.ModuleList(PerformerLayer(12, 2, 8, 24) for _ in range(3)).eval(), states()
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]])
+    last, kept, none = run_performer_layers(layers, x, mask, keep={0, 3})
+    assert sorted(kept) == [0, 3]
+    assert not none
+    assert torch.equal(kept[3], last)
+    assert not last[1].any()
+    again, kept, probabilities = run_performer_layers(
+        layers, x, mask, keep={1}, keep_attentions=True, attentions_after_residual=after_residual
+    )
+    torch.testing.assert_close(again, last)
+    assert not probabilities[2][1].any()
+    first = layers[0]
+    looked_at = first.norm1(first.attend(x, mask) if after_residual else x)
+    torch.testing.assert_close(probabilities[0][0], first.self_attn.probabilities(looked_at, mask)[0])
+
+
+def test_projections_are_redrawn_on_schedule_and_only_in_training() -> None:
+    model, schedule = torch.nn.Sequential(attention(), attention()), ProjectionSchedule(3)
+    seen = []
+    for training in (False, True):
+        model.train(training)
+        for _ in range(4):
+            schedule.step(model)
+            seen.append(model[1].projection.clone())
+    changes = [not torch.equal(one, other) for one, other in zip(seen[:-1], seen[1:], strict=True)]
+    assert changes == [False] * 5 + [True, False]
+    ProjectionSchedule(None).step(model)
+    assert torch.equal(model[1].projection, seen[-1])
