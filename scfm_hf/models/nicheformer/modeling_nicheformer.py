@@ -140,10 +140,10 @@ class NicheformerModel(NicheformerPreTrainedModel):
             )
         embedding = self.pool(kept[wanted], input_ids, attention_mask, with_context=self.config.pool_context)
         return CellModelOutput(
-            last_hidden_state=hidden[:, :n_tokens],
+            last_hidden_state=first_tokens(hidden, n_tokens, 1),
             cell_embedding=embedding,
-            hidden_states=tuple(kept[number][:, :n_tokens] for number in sorted(kept)) if keep_all else None,
-            attentions=tuple(one[..., :n_tokens, :n_tokens] for one in attentions) if output_attentions else None,
+            hidden_states=tuple(first_tokens(kept[i], n_tokens, 1) for i in sorted(kept)) if keep_all else None,
+            attentions=tuple(first_tokens(one, n_tokens, -2, -1) for one in attentions) if output_attentions else None,
         )
 
     def pad_to_context(
@@ -174,6 +174,13 @@ class NicheformerModel(NicheformerPreTrainedModel):
         if input_ids is not None and not with_context:
             mask = mask.bool() & (input_ids >= self.config.num_special_tokens)
         return masked_mean(states, mask)
+
+
+def first_tokens(values: Tensor, n_tokens: int, *axes: int) -> Tensor:
+    """Values without what padding to the full context added; the same tensor where nothing was."""
+    for axis in axes:
+        values = values if values.shape[axis] == n_tokens else values.narrow(axis, 0, n_tokens)
+    return values
 
 
 class NicheformerForMaskedLM(NicheformerPreTrainedModel):

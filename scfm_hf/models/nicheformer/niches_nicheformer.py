@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from scfm_hf.models.nicheformer.modeling_nicheformer import NicheformerModel, NicheformerPreTrainedModel
+from scfm_hf.models.nicheformer.modeling_nicheformer import (
+    NicheformerModel,
+    NicheformerPreTrainedModel,
+    first_tokens,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -115,8 +119,8 @@ class NicheformerForSequenceClassification(NicheformerPreTrainedModel):
             logits=logits,
             representation=representation,
             cell_embedding=encoded.cell_embedding,
-            hidden_states=tuple(states[:, :n_tokens] for states in encoded.hidden_states) if keep_all else None,
-            attentions=attentions and tuple(one[..., :n_tokens, :n_tokens] for one in attentions),
+            hidden_states=tuple(first_tokens(one, n_tokens, 1) for one in encoded.hidden_states) if keep_all else None,
+            attentions=attentions and tuple(first_tokens(one, n_tokens, -2, -1) for one in attentions),
         )
 
     def _combine(self, vectors: list[Tensor]) -> Tensor:

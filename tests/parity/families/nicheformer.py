@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from parity.rules import Rule, RuleTable
+from scfm_hf.models.nicheformer.masking_nicheformer import mask_tokens
 from scfm_hf.models.nicheformer.niches_nicheformer import niche_compositions
+from scfm_hf.tokenization.draws import SharedDraws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -163,6 +165,20 @@ def masked(name: str) -> Callable[[Context], Array]:
     return lambda context: np.atleast_1d(run(context, MASKED)[name])
 
 
+def hidden_tokens(number: int) -> Callable[[Context], Array]:
+    """Ids with tokens hidden, or labels, by the original's draws; it never hides the token of dissociated cells."""
+
+    def compute(context: Context) -> Array:
+        ids = torch.from_numpy(context.stored("input_ids"))
+        config = context.model(MASKED).config
+        maskable = (ids != config.pad_token_id) & (ids != context.tokenizer().convert_tokens_to_ids("<dissociated>"))
+        draws = SharedDraws(context.seed("torch"))
+        drawn = mask_tokens(ids, maskable, config, draws=draws, cell_ids=range(len(ids)))
+        return drawn[number].numpy()
+
+    return compute
+
+
 # ------------------------------------------------------------------------------------------------------------- niches
 
 
@@ -200,6 +216,8 @@ TABLE = RuleTable(
         Rule("*cell_embedding*", cell_embedding, section="cell embedding"),
         Rule("logits", masked("logits"), section="masked genes"),
         Rule(("mlm.*loss", "apply_masking.loss"), masked("loss"), section="masked genes"),
+        Rule("mlm.{seed}.masked_ids", hidden_tokens(0), section="masked genes", roles=("input",)),
+        Rule("mlm.{seed}.labels", hidden_tokens(1), section="masked genes", roles=("input",)),
         Rule("cls_prediction", lambda context: flat(niches(context)["logits"]), section="niche heads"),
         Rule("representation", lambda context: niches(context)["representation"], section="niche heads"),
         Rule("prediction", prediction, section="niche heads"),
