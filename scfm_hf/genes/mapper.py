@@ -169,15 +169,17 @@ class GeneMapper:
         """Find the Ensembl id of a symbol in a vocabulary of Ensembl ids."""
         approved = tables.approved_symbols(name)
         ids = tuple(i for symbol in approved for i in tables.ensembl_ids(symbol))
-        if not any(i in self._genes for i in ids):
+        # The model's own identifiers hold further ids of its genes, such as those of another species' orthologs.
+        tokens = tuple(i if i in self._genes else self._identifiers.get(i) for i in ids)
+        if not any(tokens):
             return None
         if len(approved) > 1:
             return Ambiguous(approved)
-        if len(ids) > 1:
+        if len(ids) > 1 or tokens[0] is None:
             return Ambiguous(ids)
         if approved[0] == name:
-            return Found(self._genes[ids[0]], "symbol_to_id")
-        return Found(self._genes[ids[0]], "alias", renamed=approved[0])
+            return Found(self._genes[tokens[0]], "symbol_to_id")
+        return Found(self._genes[tokens[0]], "alias", renamed=approved[0])
 
     def _find_by_ensembl_id(self, ensembl_id: str, tables: Nomenclature) -> Found | Ambiguous | None:
         """Find the symbol of an Ensembl id in a vocabulary of symbols, if the symbol stands for this id."""

@@ -111,6 +111,16 @@ class TestIdentifiersOfTheModel:
         assert tokens == [None, "Ab"]
         assert report.ambiguous == {"aB": ("Ab", "AB")}
 
+    def test_a_symbol_leads_through_the_identifiers_too(self) -> None:
+        """A vocabulary that names mouse genes by their human orthologs knows mouse symbols as well."""
+        mapper = GeneMapper(
+            vocabulary(TP53, id_kind="ensembl_id", species=("human", "mouse")),
+            identifiers={"ENSMUSG00000059552": TP53},
+        )
+        mapping = mapper.map(["Trp53", "Actb"], species="mouse")
+        assert mapping.indices.tolist() == [1, -1]
+        assert mapping.report.ways == {"symbol_to_id": 1}
+
     def test_identifiers_that_contradict_each_other_are_refused(self) -> None:
         identifiers = {"p53": "A", "P53": "B"}
         assert found(vocabulary("A", "B"), "p53", identifiers=identifiers)[0] == ["A"]
