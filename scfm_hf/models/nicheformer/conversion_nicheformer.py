@@ -220,7 +220,8 @@ def _tokenizer(source: SourceFolder, n_tokens: int) -> tuple[CellTokenizer, tupl
             f"{path} has {len(ids):,} genes, the checkpoint {n_tokens - _N_SPECIAL:,}: they do not belong together."
         )
     given = source.find(role="technology_mean")
-    places = [given] if given is not None else sorted({*source.home.glob(_MEANS), *path.parent.glob(_MEANS)})
+    folders = {source.home.absolute(), path.parent.absolute()}
+    places = [given] if given is not None else sorted(file for folder in folders for file in folder.glob(_MEANS))
     means = {place.name.removesuffix("_mean_script.npy"): source.array(place).ravel() for place in places}
     wrong = [f"{name} ({len(values):,})" for name, values in means.items() if len(values) != len(ids)]
     if wrong:

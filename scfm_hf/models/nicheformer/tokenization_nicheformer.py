@@ -88,6 +88,9 @@ class NicheformerScheme(Scheme):
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.")
         given: dict[Kind, str | None] = {"species": species, "assay": assay, "modality": modality}
         self._tokens = {kind: None if name is None else context_token(kind, name) for kind, name in given.items()}
+        for token in self._tokens.values():
+            if token is not None:
+                self._id(token)
         self._columns: dict[Kind, str | None] = {
             "species": species_column,
             "assay": assay_column,
@@ -163,7 +166,7 @@ class NicheformerScheme(Scheme):
     def _relative(self, genes: Ragged, scores: Ragged, technologies: NDArray[np.str_]) -> tuple[Ragged, Ragged]:
         """Scores divided by the mean of their gene over the cell's technology."""
         divided = np.empty(len(scores.values))
-        for technology in np.unique(technologies):
+        for technology in np.unique(technologies).tolist():
             chosen = (technologies == technology)[scores.row_numbers]
             divided[chosen] = scores.values[chosen] / self._means(technology)[genes.values[chosen]]
         scores = Ragged(divided, scores.offsets)
@@ -171,7 +174,7 @@ class NicheformerScheme(Scheme):
             return genes, scores
         rows = []
         special = [self.vocabulary.token_to_id[token] for token in self.vocabulary.special_tokens.values()]
-        for number, technology in enumerate(technologies):
+        for number, technology in enumerate(technologies.tolist()):
             unmeasured = np.setdiff1d(np.flatnonzero(np.isnan(self._means(technology))), special)
             added = np.setdiff1d(unmeasured, genes.row(number))
             ids = np.concatenate([genes.row(number), added])
