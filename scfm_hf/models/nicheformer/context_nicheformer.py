@@ -46,11 +46,7 @@ _NAMES: dict[Kind, dict[str, str]] = {
         "nanostring digital spatial profiling": "<CosMx>",
         "xenium": "<Xenium>",
         "10x transcription profiling": "<10x-3'-transcription-profiling>",
-        **{
-            token.strip("<>").lower().replace("-", " "): token
-            for token in SPECIAL_TOKENS
-            if token.startswith("<10x")
-        },
+        **{token.strip("<>").lower().replace("-", " "): token for token in SPECIAL_TOKENS if token.startswith("<10x")},
         "cite-seq": "<CITE-seq>",
         "smart-seq v4": "<Smart-seq-v4>",
     },

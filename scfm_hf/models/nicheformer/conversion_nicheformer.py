@@ -234,7 +234,9 @@ def _tokenizer(source: SourceFolder, n_tokens: int) -> tuple[CellTokenizer, tupl
         return _make_tokenizer(Genes(ids, known)), (
             f"No {_MEANS} is at hand: the technology means are those of the released model.",
         )
-    note = f'No {_MEANS} is at hand: cells can be tokenised with technology_mean="none" only, which is not the training.'
+    note = (
+        f'No {_MEANS} is at hand: cells can be tokenised with technology_mean="none" only, which is not the training.'
+    )
     return _make_tokenizer(Genes(ids, {})), (note,)
 
 
@@ -265,9 +267,7 @@ def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str
     table = pd.read_csv(vocabularies / "nicheformer" / "vocabulary.tsv.gz", sep="\t", keep_default_na=True)
     if table["token_id"].tolist() != list(range(_N_SPECIAL, _N_SPECIAL + len(table))):
         raise CheckpointError("The table of the vocabulary does not number its genes from 30 on.")
-    means = {
-        name.removesuffix("_mean"): table[name].to_numpy(np.float64) for name in table if name.endswith("_mean")
-    }
+    means = {name.removesuffix("_mean"): table[name].to_numpy(np.float64) for name in table if name.endswith("_mean")}
     source = {
         "source": "github.com/theislab/nicheformer, data/model_means",
         "release": "SpatialCorpus-110M (2024)",

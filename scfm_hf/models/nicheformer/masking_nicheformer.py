@@ -53,7 +53,7 @@ def mask_tokens(
     """
     shape = tuple(input_ids.shape)
     if isinstance(draws, SharedDraws):
-        drawn = _draw(draws.torch, shape, probability, config.vocab_size)
+        drawn: tuple[Tensor, ...] = _draw(draws.torch, shape, probability, config.vocab_size)
     else:
         # The first numbers of a stream do not depend on how many are drawn: the padded length does not matter.
         rows = [_draw_row(draws.cell(cell_id).numpy, shape[1], probability, config.vocab_size) for cell_id in cell_ids]

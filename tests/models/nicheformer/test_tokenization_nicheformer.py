@@ -160,4 +160,3 @@ def test_ties_stand_where_the_originals_quicksort_leaves_them() -> None:
     expected = [18, 15, 12, 6, 9, 3, 0, 7, 19, 10, 13, 1, 16, 4, 5, 8, 11, 2, 14, 17]
     assert numba_argsort(keys).tolist() == expected
     assert numba_argsort(np.zeros(5)).tolist() == [0, 1, 2, 3, 4]
-
