@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import sparse
 
-from scfm_hf.cells import CellMatrix, check_expression
+from scfm_hf.cells import CellMatrix, check_expression, expression
 from scfm_hf.errors import ExpressionError, GeneIdError
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class TestTotals:
     def test_real_cells_have_their_totals_across_blocks(
         self, human_pbmc: anndata.AnnData, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        blocks = CellMatrix.blocks
-        monkeypatch.setattr(CellMatrix, "blocks", lambda matrix, block_size=10: blocks(matrix, block_size))
+        monkeypatch.setattr(expression, "CELLS_AT_A_TIME", 10)
         report = check_expression(CellMatrix(human_pbmc))
         assert report.totals.tolist() == human_pbmc.X.sum(1).A1.tolist()
         assert report.gene_totals.tolist() == human_pbmc.X.sum(0).A1.tolist()
@@ -103,9 +102,8 @@ class TestImpossibleValues:
     def test_all_offenders_are_counted_whatever_the_blocks(self, data: st.DataObject, block_size: int) -> None:
         values = data.draw(arrays.arrays(np.float32, (7, 5), elements=st.sampled_from([0, 1, 0.5, -1])))
         negative = values < 0
-        blocks = CellMatrix.blocks
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CellMatrix, "blocks", lambda matrix: blocks(matrix, block_size))
+            patch.setattr(expression, "CELLS_AT_A_TIME", block_size)
             if not negative.any():
                 check_expression(CellMatrix(annotated(values)), expects="any", empty_cells="keep")
                 return
