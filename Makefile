@@ -23,7 +23,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=f
 RUN_TESTS = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-full test-lowest lint format bench docs clean
+.PHONY: help venv quickstart test test-full test-lowest parity lint format bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,10 @@ test-lowest: $(INSTALLED) ## run the tests with the oldest dependencies that pyp
 		bash scripts/make_venv.sh build/venv-lowest build/lowest.txt
 	$(TEST_ENVIRONMENT) build/venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not full" -W default $(PYTEST)
 
+parity: $(INSTALLED) ## compare with the originals' numbers in ../shared/golden, and write docs/parity.md
+	$(RUN_TESTS) tests/parity
+	$(BIN)/python scripts/write_parity_page.py
+
 lint: $(LINTERS) ## check format, style, types, import layers and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,7 +70,7 @@ format: $(LINTERS) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## run the benchmarks (one core)
-	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out %_worker.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
 docs: $(INSTALLED) ## build the documentation in site/
 	$(BIN)/python -m pip install --quiet --no-compile -c $(VENV)/constraints.txt -e '.[docs]'
