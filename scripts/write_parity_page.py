@@ -12,9 +12,12 @@ from pathlib import Path
 
 INTRODUCTION = """# The originals' numbers
 
-What the originals' own code gave on real cells, against what this library gives through `convert_checkpoint`, `AutoTokenizer` and the Auto classes. `make parity` runs the comparison and writes this page; the line of every single array is then in `build/parity/parity.md`.
+What the originals' own code gave on real cells, against what this library gives through `convert_checkpoint`,
+`AutoTokenizer` and the Auto classes. `make parity` runs the comparison and writes this page; the line of every single
+array is then in `build/parity/parity.md`.
 
-A tolerance limits the difference over 1 + |expected value|. Parts of which nothing is left out compare every array that the goldens hold; an array that no rule compares fails the run unless the rule table of the family (`tests/parity/families`) leaves it out with a reason.
+A tolerance limits the difference over 1 + |expected value|. An array that no rule compares fails the run, unless the
+rule table of the family (`tests/parity/families`) leaves it out with a reason; how many are is said below the table.
 
 Machine: {machine}
 """
