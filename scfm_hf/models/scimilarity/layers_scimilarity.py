@@ -75,11 +75,15 @@ class HiddenLayer(nn.Module):
 
 
 class CellBatchNorm(nn.BatchNorm1d):
-    """Batch norm over cells; a single cell, which has no spread, takes the stored statistics in training too."""
+    """Batch norm over cells that keeps to its stored statistics where those of the batch would do harm.
+
+    That is with a single cell, which has no spread, and where the norm is frozen: an adapter does not save statistics
+    that its training moved.
+    """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """(n_cells, width) -> the same."""
-        if self.training and len(input) == 1:
+        if self.training and (len(input) == 1 or not self.weight.requires_grad):
             mean, variance = self.running_mean, self.running_var
             return nn.functional.batch_norm(input, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(input)
