@@ -60,7 +60,8 @@ def convert(source: SourceFolder) -> ConvertedCheckpoint:
     encoder = source.tensors(weights, "state_dict")
     n_layers = _number_of_layers(encoder, weights.name)
     renamed, records = apply_rules(encoder, _encoder_rules(n_layers), where=weights.name)
-    decoder, architecture, notes = source.find(_DECODER, role="decoder"), "SCimilarityModel", ()
+    architecture, notes = "SCimilarityModel", _further_files(source)
+    decoder = _beside(source, _DECODER, role="decoder")
     if decoder is not None:
         of_decoder = source.tensors(decoder, "state_dict")
         more, more_records = apply_rules(of_decoder, _decoder_rules(n_layers), where=decoder.name)
@@ -69,7 +70,7 @@ def convert(source: SourceFolder) -> ConvertedCheckpoint:
         architecture = "SCimilarityForPreTraining"
     else:
         renamed, records = strip_prefix(renamed, records, _BODY)
-        notes = ("There is no decoder.ckpt: the encoder alone was converted.",)
+        notes += ("There is no decoder.ckpt: the encoder alone was converted.",)
     tokenizer = _tokenizer(source)
     return ConvertedCheckpoint(
         config=_config(source, encoder, n_layers, len(tokenizer.vocabulary.gene_tokens)),
@@ -77,7 +78,7 @@ def convert(source: SourceFolder) -> ConvertedCheckpoint:
         tensors=renamed,
         records=records,
         tokenizer=tokenizer,
-        notes=notes + _further_files(source),
+        notes=notes,
     )
 
 
@@ -129,7 +130,7 @@ def _config(source: SourceFolder, encoder: dict[str, Tensor], n_layers: int, n_g
             f"The gene list has {n_genes} genes, the first layer of the encoder {found} inputs. They are of two models."
         )
     options: dict[str, Any] = {}
-    path = source.find("hyperparameters.json", role="hyperparameters")
+    path = _beside(source, "hyperparameters.json", role="hyperparameters")
     if path is not None:
         published = source.json(path)
         options = {ours: published[theirs] for ours, theirs in _FIELDS.items() if theirs in published}
@@ -153,7 +154,7 @@ def _config(source: SourceFolder, encoder: dict[str, Tensor], n_layers: int, n_g
 
 def _labels(source: SourceFolder) -> list[str]:
     """Names of the labels by their numbers; none where there is no list."""
-    path = source.find("label_ints.csv", role="label_ints")
+    path = _beside(source, "label_ints.csv", role="label_ints")
     if path is None:
         return []
     table = source.table(path, index_col=0, dtype=str, keep_default_na=False)
@@ -183,6 +184,13 @@ def _tokenizer_of(genes: Sequence[str], identifiers: dict[str, str] | None = Non
         [*genes, "<pad>"], special_tokens={"pad": "<pad>"}, id_kind="symbol", species=("human",)
     )
     return CellTokenizer.from_vocabulary(vocabulary, scheme="scimilarity", identifiers=identifiers)
+
+
+def _beside(source: SourceFolder, name: str, *, role: str) -> Path | None:
+    """A file that was named, or lies beside the weights: one of a folder above may be another model's."""
+    found = source.find(name, role=role)
+    above = found is not None and found == source.find(name) and found.parent != source.home.absolute()
+    return None if above else found
 
 
 def _further_files(source: SourceFolder) -> tuple[str, ...]:

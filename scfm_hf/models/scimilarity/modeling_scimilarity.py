@@ -98,7 +98,7 @@ class SCimilarityModel(SCimilarityPreTrainedModel):
         ValueError
             If values are missing, or do not fit.
         """
-        self._check_inputs(input_ids, values, inputs_embeds)
+        values = self._checked(input_ids, values, inputs_embeds)
         keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         alive = None if attention_mask is None else attention_mask.bool().any(1, keepdim=True)
         weights = values if attention_mask is None else values * attention_mask
@@ -119,7 +119,8 @@ class SCimilarityModel(SCimilarityPreTrainedModel):
             latent=latent,
         )
 
-    def _check_inputs(self, input_ids: Tensor | None, values: Tensor | None, inputs_embeds: Tensor | None) -> None:
+    def _checked(self, input_ids: Tensor | None, values: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """The values, if they and the genes fit together."""
         if values is None:
             raise ValueError("SCimilarity needs the values of the genes: pass values=, as the tokenizer gives them.")
         if input_ids is not None and inputs_embeds is not None:
@@ -129,6 +130,7 @@ class SCimilarityModel(SCimilarityPreTrainedModel):
                 f"values has {values.shape[1]} columns; without input_ids= it must hold whole profiles, one value for "
                 f"each of the {self.config.num_genes} genes of the vocabulary, in its order."
             )
+        return values
 
     def profiles(self, input_ids: Tensor | None, values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Whole profiles, (n_cells, num_genes), zero where a gene has no value; genes added later are left out."""

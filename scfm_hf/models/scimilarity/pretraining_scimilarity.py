@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -96,22 +96,26 @@ class SCimilarityForPreTraining(SCimilarityPreTrainedModel):
         encoded = self.scimilarity(
             input_ids, values, attention_mask, inputs_embeds, output_hidden_states=output_hidden_states
         )
-        output = SCimilarityPreTrainingOutput(
-            predicted_values=self.decoder(encoded.latent),
+        predicted = self.decoder(encoded.latent)
+        found: dict[str, Any] = {}
+        if labels is not None:
+            if inputs_embeds is not None or values is None:
+                raise ValueError("A loss needs to know the genes: give input_ids=, or whole profiles as values=.")
+            profiles = self.scimilarity.profiles(input_ids, values, attention_mask)
+            found = self._losses(encoded.latent.float(), predicted, profiles, labels, studies)
+        return SCimilarityPreTrainingOutput(
+            predicted_values=predicted,
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,
             latent=encoded.latent,
+            **found,
         )
-        if labels is not None:
-            profiles = self.scimilarity.profiles(input_ids, values, attention_mask)
-            self._add_losses(output, profiles.to(output.predicted_values.dtype), labels, studies)
-        return output
 
-    def _add_losses(
-        self, output: SCimilarityPreTrainingOutput, profiles: Tensor, labels: Tensor, studies: Tensor | None
-    ) -> None:
-        """Put the loss and its parts into an output."""
-        config, latent = self.config, output.latent.float()
+    def _losses(
+        self, latent: Tensor, predicted: Tensor, profiles: Tensor, labels: Tensor, studies: Tensor | None
+    ) -> dict[str, Any]:
+        """The loss and its parts, by the names of the output's fields."""
+        config = self.config
         names = [config.id2label[number] for number in range(config.num_labels)]
         strange = (labels != UNLABELLED) & ((labels < 0) | (labels >= len(names)))
         if strange.any():
@@ -119,8 +123,6 @@ class SCimilarityForPreTraining(SCimilarityPreTrainedModel):
                 f"labels holds {labels[strange].unique().tolist()[:5]}; the model knows {len(names)} labels, 0 to "
                 f"{len(names) - 1}. Set num_labels= or id2label= when the model is made."
             )
-        # In evaluation the same batch shall give the same loss.
-        generator = None if self.training else torch.Generator(latent.device).manual_seed(0)
         triplets = mine_triplets(
             latent,
             labels,
@@ -128,17 +130,21 @@ class SCimilarityForPreTraining(SCimilarityPreTrainedModel):
             selection=config.negative_selection,
             related=related_labels(names, config.label_ancestors),
             studies=studies if config.across_studies else None,
-            generator=generator,
+            # In evaluation the same batch shall give the same loss.
+            generator=None if self.training else torch.Generator(latent.device).manual_seed(0),
         )
         of_triplets = triplet_losses(latent, triplets, margin=config.triplet_margin)
-        share = config.triplet_loss_weight
+        projection = self.scimilarity.projection
         losses = {
             "triplet": of_triplets.mean(),
-            "reconstruction": nn.functional.mse_loss(output.predicted_values, profiles).float(),
-            "l1": sum(parameter.abs().sum() for parameter in self.scimilarity.projection.parameters()),
+            "reconstruction": nn.functional.mse_loss(predicted.float(), profiles.float()),
+            "l1": projection.weight.abs().sum() + projection.bias.abs().sum(),
         }
+        share = config.triplet_loss_weight
         total = share * losses["triplet"] + (1 - share) * losses["reconstruction"]
-        output.loss = total + config.projection_l1_weight * losses["l1"]
-        output.losses = losses
-        output.triplet_losses = of_triplets
-        output.triplet_counts = torch.tensor([triplets.n_hard, triplets.n_viable], device=latent.device)
+        return {
+            "loss": total + config.projection_l1_weight * losses["l1"],
+            "losses": losses,
+            "triplet_losses": of_triplets,
+            "triplet_counts": torch.tensor([triplets.n_hard, triplets.n_viable], device=latent.device),
+        }
