@@ -20,15 +20,33 @@ if TYPE_CHECKING:
 def attribute_genes(
     model: SCimilarityModel, anchors: Tensor, negatives: Tensor, *, n_steps: int = 50
 ) -> NDArray[np.float32]:
-    """Importance of each gene for the squared distance between pairs of cells.
+    """Importance of each gene for the squared distance between pairs of cells: what an anchor has more of, and counts.
+
+    Parameters
+    ----------
+    model, anchors, negatives, n_steps
+        As in :func:`integrated_gradients`.
+
+    Returns
+    -------
+    Sizes of the integrated gradients, float32, (n_pairs, num_genes); 0 unless the anchor has more of the gene.
+    """
+    signed = integrated_gradients(model, anchors, negatives, n_steps=n_steps)
+    return np.where((anchors > negatives).cpu().numpy(), np.abs(signed), np.float32(0))
+
+
+def integrated_gradients(
+    model: SCimilarityModel, anchors: Tensor, negatives: Tensor, *, n_steps: int = 50
+) -> NDArray[np.float32]:
+    """Share of each gene in the squared distance between the embeddings of pairs of cells.
 
     The gradient of the distance by the anchor's profile, averaged along the straight way from the negative's profile
-    (Gauss-Legendre points), times the difference of the profiles; zero unless the anchor has more of the gene.
+    (Gauss-Legendre points), times the difference of the profiles. The shares add up to the distance.
 
     Parameters
     ----------
     model
-        The encoder, in evaluation mode or not: its evaluation is what is explained.
+        The encoder; what it does in evaluation is explained, whichever mode it is in.
     anchors, negatives
         Whole profiles, (n_pairs, num_genes) each, from ``model.profiles(**tokenizer(adata, ...))``.
     n_steps
@@ -36,7 +54,7 @@ def attribute_genes(
 
     Returns
     -------
-    float32, (n_pairs, num_genes), none below 0.
+    float32, (n_pairs, num_genes).
 
     Raises
     ------
@@ -68,8 +86,7 @@ def attribute_genes(
                 total += float(weight) * gradient
     finally:
         model.train(training)
-    important = (total * difference).abs().masked_fill(difference <= 0, 0.0)
-    return important.cpu().numpy()
+    return (total * difference).cpu().numpy()
 
 
 def rank_genes(attributions: NDArray[np.floating], genes: Sequence[str]) -> pd.DataFrame:

@@ -83,7 +83,7 @@ class CellOntology:
         return len(self.ancestors(one) & self.ancestors(other))
 
     def nearest_ancestor(self, term: str, among: Iterable[str]) -> str | None:
-        """The nearest ancestor of a term among some, level by level; None if there is none.
+        """The nearest ancestor of a term among some, level by level; None if there is none, or several are as near.
 
         By it the authors merge labels that only one study has into coarser ones.
         """
@@ -92,7 +92,7 @@ class CellOntology:
             level = {parent for one in level for parent in self.parents(one)} - seen
             seen |= level
             if found := level & wanted:
-                return min(found)
+                return found.pop() if len(found) == 1 else None
         return None
 
     def label_ancestors(self, labels: Iterable[str]) -> dict[str, list[str]]:
