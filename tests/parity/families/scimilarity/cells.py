@@ -93,12 +93,17 @@ def centroid_embedding(context: Context) -> Array:
 # --------------------------------------------------------------------------------------------------------- attribution
 
 
-def attributions(context: Context) -> Array:
+def attributed(context: Context, n_steps: int) -> Array:
     anchors, negatives = (torch.from_numpy(context.stored(name)) for name in ("values", "attributions.negatives"))
-    return attribute_genes(context.model(ENCODER), anchors, negatives, n_steps=context.options["steps"])
+    return attribute_genes(context.model(ENCODER), anchors, negatives, n_steps=n_steps)
+
+
+def attributions(context: Context) -> Array:
+    return attributed(context, context.options["steps"])
 
 
 def ranked_genes(context: Context) -> Array:
-    table = rank_genes(context.stored("attributions"), context.tokenizer().vocabulary.gene_tokens)
+    """Of our own attributions, whose order is then the original's too."""
+    table = rank_genes(attributed(context, 50), context.tokenizer().vocabulary.gene_tokens)
     column = {"gene_idx": "index"}.get(context.parts["column"], context.parts["column"])
     return table[column].to_numpy()[: context.array.shape[0]]
