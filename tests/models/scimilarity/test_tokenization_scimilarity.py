@@ -56,7 +56,7 @@ def test_cells_may_be_named_by_ensembl_ids(tokenizer: CellTokenizer, human_lines
 
 def test_columns_of_one_gene_are_summed(tokenizer: CellTokenizer, human_pbmc: anndata.AnnData) -> None:
     cells = human_pbmc[:3].copy()
-    names = cells.var_names.to_numpy(object)
+    names = np.array(cells.var_names, object)
     first, second = (cells.var_names.get_loc(gene) for gene in ("CD74", "B2M"))
     names[second] = "CD74"
     cells.var["gene"] = names

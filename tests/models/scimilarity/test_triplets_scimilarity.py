@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.scimilarity.originals import ONTOLOGY
 
@@ -49,6 +49,7 @@ def one_by_one(
     return chosen or [(0, 0, 0)], n_hard, n_viable
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     labels=st.lists(st.sampled_from([0, 1, 2, -100]), min_size=1, max_size=12),
