@@ -199,7 +199,7 @@ def _further_files(source: SourceFolder) -> tuple[str, ...]:
     if not found:
         return ()
     where = " and ".join(f"{name}/" for name in found)
-    return (f"{where} hold reference cells, no weights: read them with CellReference.from_hnswlib.",)
+    return (f"{where} hold reference cells, no weights: CellReference.from_hnswlib reads them, see the model card.",)
 
 
 def released(vocabularies: Path) -> dict[str, tuple[CellTokenizer, dict[str, str]]]:

@@ -16,7 +16,6 @@ FAMILY = FamilySpec(
     scheme="scimilarity",
     lora_targets=("linear", "projection"),
     attentions=False,
-    values=True,
     gene_states=False,
     gene_ids="symbol",
     code_licence="Apache-2.0",

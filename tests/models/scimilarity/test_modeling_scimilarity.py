@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from models.examples import Case, example_of, results, save_memory
+from peft import get_peft_model
+from transformers import Trainer, TrainingArguments
 
+from scfm_hf.models.registry import families
+from scfm_hf.models.released import released_tokenizer
 from scfm_hf.models.scimilarity.layers_scimilarity import CellBatchNorm
-from scfm_hf.training import freeze
+from scfm_hf.training import freeze, lora_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata
     from torch import Tensor
 
     from scfm_hf.models.scimilarity.modeling_scimilarity import SCimilarityModel
@@ -175,3 +182,25 @@ def test_labels_that_the_model_does_not_know_are_refused(pretraining: SCimilarit
 def test_impossible_configurations_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ENCODER.config(**options)
+
+
+def test_an_adapter_learns_the_types_of_real_cells(human_pbmc: anndata.AnnData, tmp_path: Path) -> None:
+    tokenizer = released_tokenizer("scimilarity")
+    dataset = tokenizer.to_dataset(human_pbmc, labels="cell_type")
+    sizes = {"vocab_size": len(tokenizer), "num_genes": len(tokenizer) - 1, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    config = ENCODER.config(**sizes, num_labels=dataset.features["labels"].num_classes, batch_norm_eps=1e-5)
+    model = families()["scimilarity"].load_class("SCimilarityForSequenceClassification")(config)
+    batch = tokenizer(human_pbmc, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        # The statistics of a pretrained model are those of cells.
+        for _ in range(30):
+            model.train()(**batch)
+    adapted = get_peft_model(model, lora_config(model))
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=30, learning_rate=0.05, use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    trainer = Trainer(adapted, arguments, train_dataset=dataset, eval_dataset=dataset, processing_class=tokenizer)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.9 * before
