@@ -71,9 +71,10 @@ def annotate_by_neighbours(
     distances = hits.distances.reshape(hits.n_queries, -1)
     lines: list[dict[str, Any]] = []
     for near, far in zip(names.tolist(), distances.tolist(), strict=True):
-        votes, weights = Counter(near), Counter[str]()
+        votes: dict[str, float] = dict(Counter(near))
+        weights = dict.fromkeys(near, 0.0)
         for name, distance in zip(near, far, strict=True):
-            weights[name] += 1 / max(distance, _SMALLEST_DISTANCE)  # type: ignore[assignment]
+            weights[name] += 1 / max(distance, _SMALLEST_DISTANCE)
         chosen = weights if weighted else votes
         lines.append(
             {
@@ -94,5 +95,5 @@ def _shares(votes: Mapping[str, float], name: str) -> dict[str, Any]:
     return {
         f"{prefix}share": best / sum(votes.values()),
         f"{prefix}share_of_two": best / (best + second),
-        name: dict(votes),
+        name: votes,
     }

@@ -57,7 +57,8 @@ class Hits:
     def table(self, reference: CellReference) -> pd.DataFrame:
         """A line a hit: ``query``, ``cell``, ``distance``, and what is known of the cell."""
         found = {"query": self.queries, "cell": self.cells, "distance": self.distances}
-        return pd.DataFrame(found).join(reference.metadata.iloc[self.cells].reset_index(drop=True))
+        known = reference.metadata.iloc[self.cells].reset_index(drop=True)
+        return pd.DataFrame(found).join(known, rsuffix="_in_reference")
 
 
 class CellReference:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from models.examples import Case, example_of, results, save_memory
 from peft import get_peft_model
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from scfm_hf.models.registry import families
 from scfm_hf.models.released import released_tokenizer
@@ -160,6 +160,24 @@ def test_ancestors_are_no_negatives(pretraining: SCimilarityForPreTraining) -> N
     assert pretraining(**given).triplet_counts.tolist() == [0, 0]
 
 
+def test_a_fine_tuned_model_may_have_other_labels_than_the_ontology(tmp_path: Path) -> None:
+    config = ENCODER.config(id2label={0: "T cell", 1: "CD4 T cell"}, label_ancestors={"CD4 T cell": ["T cell"]})
+    families()["scimilarity"].load_class("SCimilarityModel")(config).save_pretrained(tmp_path / "encoder")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder", num_labels=5)
+    model.save_pretrained(tmp_path / "classifier")
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier").config.num_labels == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near(pretraining: SCimilarityForPreTraining, dtype: torch.dtype) -> None:
+    given = PRETRAINING.labelled()
+    expected = pretraining(**given)
+    found = pretraining.to(dtype)(**given)
+    assert found.cell_embedding.dtype == dtype
+    assert (found.cell_embedding - expected.cell_embedding).abs().max() < 0.05
+    assert torch.allclose(found.loss, expected.loss, rtol=0.1)
+
+
 def test_labels_that_the_model_does_not_know_are_refused(pretraining: SCimilarityForPreTraining) -> None:
     given = PRETRAINING.labelled()
     with pytest.raises(ValueError, match=r"labels holds \[9\]; the model knows 4 labels"):
@@ -176,7 +194,6 @@ def test_labels_that_the_model_does_not_know_are_refused(pretraining: SCimilarit
         ({"negative_selection": "easiest"}, "easiest"),
         ({"triplet_loss_weight": 2.0}, "no share"),
         ({"num_genes": 500}, "more than vocab_size"),
-        ({"label_ancestors": {"no such label": []}}, "no such label"),
     ],
 )
 def test_impossible_configurations_are_refused(options: dict[str, object], message: str) -> None:
