@@ -22,14 +22,11 @@ from transformers import AutoTokenizer, BatchEncoding, DataCollatorWithPadding
 import scfm_hf  # noqa: F401 - registers the tokenizer with AutoTokenizer
 from scfm_hf.errors import ExpressionError, GeneIdError, VocabularyError
 from scfm_hf.tokenization import CellTokenizer
-from scfm_hf.tokenization.bin_scheme import BinScheme
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from scfm_hf.genes import GeneVocabulary
-    from scfm_hf.tokenization.profiles import ProfileBlock
 
 
 def with_counts(cells: anndata.AnnData, counts: Any, names: list[str] | None = None) -> anndata.AnnData:
@@ -403,23 +400,3 @@ def test_the_encoding_reports_how_genes_were_matched(tokenizer: CellTokenizer, c
     assert encoded.cell_ids.tolist() == cells.obs_names.tolist()
     assert encoded.report.n_matched >= N_GENES
     assert encoded.lengths.tolist() == [len(row) for row in tokenizer(cells)["input_ids"]]
-
-
-class Counting(BinScheme):
-    """Counts the cells of the file before it encodes any."""
-
-    looks_ahead = True
-
-    def look_ahead(self, blocks: Iterable[ProfileBlock]) -> None:
-        self.seen = [block.n_cells for block in blocks]
-
-    def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Any]:
-        return {**super().encode(block, max_length=max_length), "n_cells": np.full(block.n_cells, sum(self.seen))}
-
-
-def test_a_scheme_may_see_the_whole_file_before_it_encodes(
-    tokenizer: CellTokenizer, cells: anndata.AnnData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenizer, "scheme", lambda **options: Counting(tokenizer.vocabulary, {}, **options))
-    encoded = tokenizer.encode_cells(cells, return_columns=("n_cells",), block_size=5)
-    assert encoded.columns["n_cells"].tolist() == [cells.n_obs] * cells.n_obs
