@@ -1,0 +1,208 @@
+"""scGPT-spatial's scheme: bins of expression relative to the slide's and to the gene's own mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from scfm_hf.tokenization.bin_scheme import BinScheme
+from scfm_hf.tokenization.scheme import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from scfm_hf.genes import GeneVocabulary
+    from scfm_hf.tokenization.bin import Ties
+    from scfm_hf.tokenization.binned_tokens import Selection
+    from scfm_hf.tokenization.draws import Draws
+    from scfm_hf.tokenization.profiles import Duplicates, GeneOrder, ProfileBlock
+    from scfm_hf.tokenization.ragged import Ragged
+
+
+@dataclass
+class SlideTotals:
+    """What a slide's mean, and its means of genes, are made of.
+
+    Parameters
+    ----------
+    n_genes
+        Columns of the counts.
+    sums, numbers
+        Sum and number of the non-zero counts of each gene, (n_genes,).
+    """
+
+    n_genes: int
+    sums: NDArray[np.float64] = field(init=False)
+    numbers: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sums, self.numbers = np.zeros(self.n_genes), np.zeros(self.n_genes, np.int64)
+
+    def add(self, genes: NDArray[Any], counts: NDArray[Any]) -> None:
+        """Count some non-zero values in."""
+        self.sums += np.bincount(genes, counts, minlength=self.n_genes)
+        self.numbers += np.bincount(genes, minlength=self.n_genes)
+
+    @property
+    def mean(self) -> np.float32:
+        """Mean of all non-zero counts."""
+        return np.float32(self.sums.sum() / max(self.numbers.sum(), 1))
+
+    @property
+    def gene_means(self) -> NDArray[np.float64]:
+        """Mean of each gene's non-zero counts over the slide's mean; 1 for genes that no cell of it expresses."""
+        return np.where(self.numbers > 0, self.sums / np.maximum(self.numbers, 1) / self.mean, 1.0)
+
+
+class ScGPTSpatialScheme(BinScheme):
+    """Divides counts by the mean of their slide and by the mean of their gene, and bins the rest cell by cell.
+
+    The slide's mean is that of all its non-zero counts of known genes. Genes whose own mean the model does not bring
+    (``statistics["gene_mean"]``, NaN there) take it from the slide: only for these does a cell's result depend on the
+    cells around it.
+
+    Offers the columns ``slide_index`` and ``coordinates`` where they are named.
+
+    Parameters
+    ----------
+    vocabulary, statistics
+        See :class:`~scfm_hf.tokenization.scheme.Scheme`.
+    slide_key
+        Column of obs that says which slide a cell lies on. None: all cells of the file are one slide, as in the
+        original.
+    coordinates
+        Two columns of obs with the place of a cell on its slide, for the neighbour objective.
+    normalise
+        Divide at all; counts enter as they are otherwise.
+    n_bins, ties, include_zero_genes, cls_value, pad_value, selection, seed, draws, selection_draws, gene_order
+        As of :class:`~scfm_hf.tokenization.bin_scheme.BinScheme`. ``ties="random"``, ``selection="random"``,
+        ``gene_order="file"`` and ``duplicates="keep"`` are the original's way; fine-tuning has ``cls_value=0``.
+    duplicates
+        What becomes of columns that mean the same gene.
+
+    References
+    ----------
+    Wang et al. 2025, bioRxiv 2025.02.05.636714, "Data normalisation".
+    """
+
+    looks_ahead = True
+
+    def __init__(
+        self,
+        vocabulary: GeneVocabulary,
+        statistics: Mapping[str, NDArray[np.float64]],
+        *,
+        slide_key: str | None = None,
+        coordinates: Sequence[str] | None = None,
+        normalise: bool = True,
+        n_bins: int | None = 51,
+        ties: Ties = "upper",
+        include_zero_genes: bool = False,
+        cls_value: float | None = -2.0,
+        pad_value: float = -2.0,
+        selection: Selection = "highest",
+        seed: int = 0,
+        draws: Draws | None = None,
+        selection_draws: Draws | None = None,
+        gene_order: GeneOrder = "vocabulary",
+        duplicates: Duplicates = "sum",
+    ) -> None:
+        super().__init__(
+            vocabulary,
+            statistics,
+            n_bins=n_bins,
+            ties=ties,
+            include_zero_genes=include_zero_genes,
+            cls_value=cls_value,
+            pad_value=pad_value,
+            selection=selection,
+            seed=seed,
+            draws=draws,
+            selection_draws=selection_draws,
+            gene_order=gene_order,
+            duplicates=duplicates,
+        )
+        self.slide_key, self.coordinates, self.normalise = slide_key, coordinates, normalise
+        self.slides: dict[str, SlideTotals] = {}
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """``input_ids`` and ``values``; where they are asked for, the number of each cell's slide and its place."""
+        return {
+            **super().columns,
+            "slide_index": Column(-1, per_cell=True),
+            "coordinates": Column(0.0, np.float32, per_cell=True),
+        }
+
+    def look_ahead(self, blocks: Iterable[ProfileBlock]) -> None:
+        """Sum up every slide, in the order in which they come."""
+        for block in blocks:
+            names, of_cells = np.unique(self._slides_of(block), return_inverse=True)
+            of_values = np.repeat(of_cells, np.diff(block.counts.indptr))
+            for number, name in enumerate(names.tolist()):
+                totals = self.slides.setdefault(name, SlideTotals(block.counts.shape[1]))
+                chosen = (of_values == number) & (block.counts.data != 0)
+                totals.add(block.counts.indices[chosen], block.counts.data[chosen])
+
+    def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Ragged | NDArray[Any]]:
+        """Normalise and bin a block; see :meth:`Scheme.encode`."""
+        slides = self._slides_of(block)
+        if self.normalise:
+            block = replace(block, counts=self._relative(block, slides))
+        encoded = super().encode(block, max_length=max_length)
+        if self.slide_key is not None:
+            encoded["slide_index"] = np.array([_number(name) for name in slides.tolist()], np.int64)
+        if self.coordinates is not None:
+            encoded["coordinates"] = self._places(block)
+        return encoded
+
+    def _relative(self, block: ProfileBlock, slides: NDArray[np.str_]) -> csr_array:
+        """Counts over the means of slide and gene, float32: in this order of operations, which decides on ties."""
+        counts = block.counts
+        known = self.statistics.get("gene_mean", np.full(len(self.vocabulary), np.nan))[block.gene_ids]
+        scaled = np.empty(len(counts.data), np.float32)
+        of_values = np.repeat(slides, np.diff(counts.indptr))
+        for name in np.unique(slides).tolist():
+            totals, chosen = self.slides[name], of_values == name
+            means = np.where(np.isnan(known), totals.gene_means, known)
+            relative = counts.data[chosen].astype(np.float32) / totals.mean
+            scaled[chosen] = relative / means[counts.indices[chosen]]
+        return csr_array((scaled, counts.indices, counts.indptr), shape=counts.shape)
+
+    def _slides_of(self, block: ProfileBlock) -> NDArray[np.str_]:
+        """Name of each cell's slide, (n_cells,)."""
+        if self.slide_key is None:
+            return np.full(block.n_cells, "")
+        if self.slide_key not in block.obs:
+            raise ValueError(f"slide_key={self.slide_key!r} is no column of obs. There are: {', '.join(block.obs)}.")
+        column = block.obs[self.slide_key]
+        if column.isna().any():
+            first = ", ".join(map(str, block.obs.index[column.isna()][:5]))
+            raise ValueError(f"Cells have no {self.slide_key!r} and so no slide (first: {first}). Give them one.")
+        return column.astype(str).to_numpy(str)
+
+    def _places(self, block: ProfileBlock) -> NDArray[np.float32]:
+        """Coordinates of each cell, (n_cells, 2)."""
+        names = list(self.coordinates or ())
+        if len(names) != 2 or not set(names) <= set(block.obs):
+            raise ValueError(f"coordinates={names} must be two columns of obs. It has: {', '.join(block.obs)}.")
+        places = block.obs[names].to_numpy(np.float32)
+        lost = ~np.isfinite(places).all(1)
+        if lost.any():
+            first = ", ".join(map(str, block.obs.index[lost][:5]))
+            raise ValueError(f"Cells have no place (first: {first}): their {names[0]} or {names[1]} is no number.")
+        return places
+
+
+def _number(name: str) -> int:
+    """Number of a slide, from its name alone, so that blocks and files agree."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+
+
+SCHEME = ScGPTSpatialScheme
