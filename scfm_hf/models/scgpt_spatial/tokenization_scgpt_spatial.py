@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
     from scfm_hf.tokenization.ragged import Ragged
 
 
-@dataclass
-class SlideTotals:
-    """What a slide's mean, and its means of genes, are made of.
+class SlideMeans:
+    """Mean of a slide, and of those of its genes that the model brings no mean of.
 
-    Parameters
-    ----------
-    n_genes
-        Columns of the counts.
-    sums, numbers
-        Sum and number of the non-zero counts of each gene, (n_genes,).
+    Both are means of non-zero values. The original takes those of genes after it has divided by the slide's, all in
+    float32, and a last bit may decide on a bin: so counts of these genes are kept until the slide's mean is known.
     """
 
-    n_genes: int
-    sums: NDArray[np.float64] = field(init=False)
-    numbers: NDArray[np.int64] = field(init=False)
+    def __init__(self) -> None:
+        self._total, self._number = 0.0, 0
+        self._genes: list[NDArray[np.int32]] = []
+        self._counts: list[NDArray[np.float32]] = []
 
-    def __post_init__(self) -> None:
-        self.sums, self.numbers = np.zeros(self.n_genes), np.zeros(self.n_genes, np.int64)
-
-    def add(self, genes: NDArray[Any], counts: NDArray[Any]) -> None:
-        """Count some non-zero values in."""
-        self.sums += np.bincount(genes, counts, minlength=self.n_genes)
-        self.numbers += np.bincount(genes, minlength=self.n_genes)
+    def add(self, genes: NDArray[Any], counts: NDArray[Any], wanted: NDArray[np.bool_]) -> None:
+        """Take some non-zero counts in, with the columns of their genes; ``wanted`` are genes without a mean."""
+        self._total += float(counts.sum(dtype=np.float64))
+        self._number += len(counts)
+        chosen = wanted[genes]
+        self._genes.append(genes[chosen].astype(np.int32))
+        self._counts.append(counts[chosen].astype(np.float32))
 
     @property
-    def mean(self) -> np.float32:
+    def of_slide(self) -> np.float32:
         """Mean of all non-zero counts."""
-        return np.float32(self.sums.sum() / max(self.numbers.sum(), 1))
+        return np.float32(self._total / max(self._number, 1))
 
-    @property
-    def gene_means(self) -> NDArray[np.float64]:
-        """Mean of each gene's non-zero counts over the slide's mean; 1 for genes that no cell of it expresses."""
-        return np.where(self.numbers > 0, self.sums / np.maximum(self.numbers, 1) / self.mean, 1.0)
+    def of_genes(self, n_genes: int) -> NDArray[np.float64]:
+        """Mean of each gene over the slide's, (n_genes,); NaN for those that were not wanted or have no count."""
+        genes, counts = np.concatenate(self._genes), np.concatenate(self._counts)
+        order = np.argsort(genes, kind="stable")
+        found, first = np.unique(genes[order], return_index=True)
+        means = np.full(n_genes, np.nan)
+        means[found] = [part.mean() for part in np.split(counts[order] / self.of_slide, first[1:]) if len(part)]
+        return means
 
 
 class ScGPTSpatialScheme(BinScheme):
@@ -129,7 +129,9 @@ class ScGPTSpatialScheme(BinScheme):
             duplicates=duplicates,
         )
         self.slide_key, self.coordinates, self.normalise = slide_key, coordinates, normalise
-        self.slides: dict[str, SlideTotals] = {}
+        self._slides: dict[str, SlideMeans] = {}
+        #: Divisors of each column of the counts by slide, made once all cells were seen.
+        self._divisors: dict[str, NDArray[np.float64]] = {}
 
     @property
     def columns(self) -> Mapping[str, Column]:
@@ -141,14 +143,19 @@ class ScGPTSpatialScheme(BinScheme):
         }
 
     def look_ahead(self, blocks: Iterable[ProfileBlock]) -> None:
-        """Sum up every slide, in the order in which they come."""
+        """Gather the means of every slide."""
+        columns: NDArray[np.int64] = np.empty(0, np.int64)
         for block in blocks:
+            columns = block.gene_ids
             names, of_cells = np.unique(self._slides_of(block), return_inverse=True)
             of_values = np.repeat(of_cells, np.diff(block.counts.indptr))
             for number, name in enumerate(names.tolist()):
-                totals = self.slides.setdefault(name, SlideTotals(block.counts.shape[1]))
                 chosen = (of_values == number) & (block.counts.data != 0)
-                totals.add(block.counts.indices[chosen], block.counts.data[chosen])
+                means = self._slides.setdefault(name, SlideMeans())
+                means.add(block.counts.indices[chosen], block.counts.data[chosen], np.isnan(self._known(columns)))
+        known = self._known(columns)
+        for name, means in self._slides.items():
+            self._divisors[name] = np.where(np.isnan(known), means.of_genes(len(columns)), known)
 
     def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Ragged | NDArray[Any]]:
         """Normalise and bin a block; see :meth:`Scheme.encode`."""
@@ -165,15 +172,18 @@ class ScGPTSpatialScheme(BinScheme):
     def _relative(self, block: ProfileBlock, slides: NDArray[np.str_]) -> csr_array:
         """Counts over the means of slide and gene, float32: in this order of operations, which decides on ties."""
         counts = block.counts
-        known = self.statistics.get("gene_mean", np.full(len(self.vocabulary), np.nan))[block.gene_ids]
         scaled = np.empty(len(counts.data), np.float32)
         of_values = np.repeat(slides, np.diff(counts.indptr))
         for name in np.unique(slides).tolist():
-            totals, chosen = self.slides[name], of_values == name
-            means = np.where(np.isnan(known), totals.gene_means, known)
-            relative = counts.data[chosen].astype(np.float32) / totals.mean
-            scaled[chosen] = relative / means[counts.indices[chosen]]
+            chosen = of_values == name
+            relative = counts.data[chosen].astype(np.float32) / self._slides[name].of_slide
+            scaled[chosen] = relative / self._divisors[name][counts.indices[chosen]]
         return csr_array((scaled, counts.indices, counts.indptr), shape=counts.shape)
+
+    def _known(self, gene_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The model's own means of genes, NaN where it has none."""
+        known = self.statistics.get("gene_mean")
+        return np.full(len(gene_ids), np.nan) if known is None else known[gene_ids]
 
     def _slides_of(self, block: ProfileBlock) -> NDArray[np.str_]:
         """Name of each cell's slide, (n_cells,)."""
