@@ -34,7 +34,7 @@ class ScGPTSpatialConfig(CellConfig):
         Place of the layer norms, see :class:`scfm_hf.nn.transformer.TransformerLayer`.
     generative
         The model has a flag embedding for genes that are to be generated.
-    decoder
+    decoder_style
         Of values from gene states: ``experts``, or one ``dense`` network as in scGPT.
     num_experts, num_experts_per_token
         Networks of the mixture, and how many of them a gene goes through.
@@ -79,7 +79,7 @@ class ScGPTSpatialConfig(CellConfig):
     max_value: float | int = 512
     norm_position: str = "post"
     generative: bool = True
-    decoder: str = "experts"
+    decoder_style: str = "experts"
     num_experts: int = 4
     num_experts_per_token: int = 2
     explicit_zero_probability: bool = False
@@ -99,12 +99,14 @@ class ScGPTSpatialConfig(CellConfig):
     def check(self) -> None:
         """Raise ValueError if a field has a value that an scGPT-spatial cannot have."""
         super().check()
-        choices = {"decoder": _DECODERS, "norm_position": _NORM_POSITIONS, "pool_padding": _PADDING_STYLES}
+        choices = {"decoder_style": _DECODERS, "norm_position": _NORM_POSITIONS, "pool_padding": _PADDING_STYLES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}.")
-        if self.decoder == "experts" and self.explicit_zero_probability:
-            raise ValueError("The decoder of experts has no probability of being expressed; take decoder='dense'.")
+        if self.decoder_style == "experts" and self.explicit_zero_probability:
+            raise ValueError(
+                "The decoder of experts has no probability of being expressed; take decoder_style='dense'."
+            )
         if not 1 <= self.num_experts_per_token <= self.num_experts:
             raise ValueError(
                 f"num_experts_per_token={self.num_experts_per_token} must lie between 1 and "

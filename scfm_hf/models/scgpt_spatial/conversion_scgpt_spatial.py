@@ -163,7 +163,7 @@ def _config(
         pad_value=published.get("pad_value", -2),
         mask_value=published.get("mask_value", -1),
         generative=f"{_BODY}flag_embedding.weight" in tensors,
-        decoder="dense" if "decoder.value.0.weight" in tensors else "experts",
+        decoder_style="dense" if "decoder.value.0.weight" in tensors else "experts",
         **({"num_experts": experts, "num_experts_per_token": num_experts_per_token} if experts else {}),
         explicit_zero_probability="decoder.expressed.0.weight" in tensors,
         cell_decoder="cell_decoder.weight.weight" in tensors,

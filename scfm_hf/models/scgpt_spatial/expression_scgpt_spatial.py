@@ -112,7 +112,7 @@ class ScGPTSpatialWithDecoders(ScGPTSpatialPreTrainedModel):
         n_told, with_probability = 2 * size if batches else size, config.explicit_zero_probability
         self.decoder: nn.Module = (
             ExpertDecoder(n_told, size, n_experts=config.num_experts, n_picked=config.num_experts_per_token)
-            if config.decoder == "experts"
+            if config.decoder_style == "experts"
             else ExpressionDecoder(n_told, size, with_probability=with_probability)
         )
 

@@ -67,7 +67,8 @@ class ScGPTSpatialScheme(BinScheme):
     (``statistics["gene_mean"]``, NaN there) take it from the slide: only for these does a cell's result depend on the
     cells around it.
 
-    Offers the columns ``slide_index`` and ``coordinates`` where they are named.
+    Offers the column ``slide_mean`` beside those of the model; ``slide_index`` and ``coordinates`` only where ``obs``
+    says them.
 
     Parameters
     ----------
@@ -163,6 +164,7 @@ class ScGPTSpatialScheme(BinScheme):
         if self.normalise:
             block = replace(block, counts=self._relative(block, slides))
         encoded = super().encode(block, max_length=max_length)
+        encoded["slide_mean"] = np.array([self._slides[name].of_slide for name in slides.tolist()], np.float32)
         if self.slide_key is not None:
             encoded["slide_index"] = np.array([_number(name) for name in slides.tolist()], np.int64)
         if self.coordinates is not None:
