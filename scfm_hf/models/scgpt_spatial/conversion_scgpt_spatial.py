@@ -115,8 +115,7 @@ def convert(
     published = source.json(arguments) if arguments is not None else {}
     tokenizer, notes = _tokenizer(source, published, len(tensors["encoder.embedding.weight"]), means_of_slide)
     renamed, records = apply_rules(tensors, _RULES, where=weights.name)
-    config = _config(renamed, published, num_attention_heads, num_experts_per_token)
-    config.pad_token_id, config.cls_token_id = tokenizer.pad_token_id, tokenizer.cls_token_id
+    config = _config(renamed, published, tokenizer, num_attention_heads, num_experts_per_token)
     config.batch_names = _batch_names(source, config.num_batch_labels)
     architecture = "ScGPTSpatialForPreTraining"
     if not any(name.startswith("decoder.") for name in renamed):
@@ -133,7 +132,11 @@ def _tensors(source: SourceFolder, weights: Path) -> dict[str, Tensor]:
 
 
 def _config(
-    tensors: dict[str, Tensor], published: dict[str, Any], heads: int | None, num_experts_per_token: int
+    tensors: dict[str, Tensor],
+    published: dict[str, Any],
+    tokenizer: CellTokenizer,
+    heads: int | None,
+    num_experts_per_token: int,
 ) -> ScGPTSpatialConfig:
     """Our configuration: sizes and heads are read off the tensors, what they do not tell off the arguments."""
 
@@ -154,6 +157,8 @@ def _config(
     experts = numbered(r"decoder\.experts\.(\d+)")
     return ScGPTSpatialConfig(
         vocab_size=n_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
         hidden_size=size,
         num_hidden_layers=numbered(rf"{_BODY}layers\.(\d+)"),
         num_attention_heads=heads,

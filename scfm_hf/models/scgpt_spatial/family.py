@@ -22,7 +22,7 @@ FAMILY = FamilySpec(
     gene_ids="symbol",
     modalities=("rna", "spatial"),
     code_licence="MIT",
-    weights_licence="not stated",
+    weights_licence="none stated",
     paper=(
         "Wang et al., scGPT-spatial: Continual Pretraining of Single-Cell Foundation Model for Spatial "
         "Transcriptomics, bioRxiv 2025.02.05.636714 (2025)"
@@ -42,6 +42,7 @@ FAMILY = FamilySpec(
         "intermediate_size": 24,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
+        "generative": False,
         "pad_token_id": 0,
         "cls_token_id": 1,
     },

@@ -67,8 +67,8 @@ class ScGPTSpatialScheme(BinScheme):
     (``statistics["gene_mean"]``, NaN there) take it from the slide: only for these does a cell's result depend on the
     cells around it.
 
-    Offers the column ``slide_mean`` beside those of the model; ``slide_index`` and ``coordinates`` only where ``obs``
-    says them.
+    Offers the column ``slide_mean`` beside those of the model; where ``coordinates`` are named, also these and
+    ``slide_index``, which the models that predict expression take.
 
     Parameters
     ----------
@@ -136,11 +136,11 @@ class ScGPTSpatialScheme(BinScheme):
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """``input_ids`` and ``values``; where they are asked for, the number of each cell's slide and its place."""
+        """``input_ids`` and ``values``; where it is named, the place of each cell and the number of its slide."""
         return {
             **super().columns,
-            "slide_index": Column(-1, per_cell=True),
             "coordinates": Column(0.0, np.float32, per_cell=True),
+            "slide_index": Column(-1, per_cell=True),
         }
 
     def look_ahead(self, blocks: Iterable[ProfileBlock]) -> None:
@@ -165,10 +165,9 @@ class ScGPTSpatialScheme(BinScheme):
             block = replace(block, counts=self._relative(block, slides))
         encoded = super().encode(block, max_length=max_length)
         encoded["slide_mean"] = np.array([self._slides[name].of_slide for name in slides.tolist()], np.float32)
-        if self.slide_key is not None:
-            encoded["slide_index"] = np.array([_number(name) for name in slides.tolist()], np.int64)
         if self.coordinates is not None:
             encoded["coordinates"] = self._places(block)
+            encoded["slide_index"] = np.array([_number(name) for name in slides.tolist()], np.int64)
         return encoded
 
     def _relative(self, block: ProfileBlock, slides: NDArray[np.str_]) -> csr_array:
