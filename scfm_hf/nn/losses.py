@@ -34,7 +34,7 @@ def masked_bernoulli(probability: Tensor, wanted: Tensor, mask: Tensor) -> Tenso
 
 
 def expression_losses(
-    predictions: Mapping[str, tuple[Tensor | None, Tensor | None]], wanted: Tensor, mask: Tensor
+    predictions: Mapping[str, tuple[Tensor | None, ...]], wanted: Tensor, mask: Tensor
 ) -> dict[str, Tensor]:
     """Masked losses of all predictions that there are.
 

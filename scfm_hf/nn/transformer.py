@@ -12,8 +12,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from scfm_hf.nn.attention import FusedSelfAttention, generation_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from transformers import PreTrainedConfig
 
 
@@ -55,7 +53,7 @@ class TransformerLayer(GradientCheckpointingLayer):
 
 
 def run_transformer_layers(
-    layers: Iterable[TransformerLayer],
+    layers: nn.ModuleList,
     hidden: Tensor,
     attention_mask: Tensor | None,
     *,
@@ -69,7 +67,7 @@ def run_transformer_layers(
     Parameters
     ----------
     layers
-        The layers.
+        Of :class:`TransformerLayer`.
     hidden
         Embeddings, (n_cells, n_tokens, hidden_size).
     attention_mask

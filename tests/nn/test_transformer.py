@@ -43,7 +43,7 @@ def test_all_layers_keep_what_is_asked_for_and_give_zeros_to_a_cell_without_toke
     config = ScGPTConfig(hidden_size=8, num_attention_heads=2, intermediate_size=12)
     config._attn_implementation = "eager"
     torch.manual_seed(0)
-    layers = [TransformerLayer(config).eval() for _ in range(2)]
+    layers = nn.ModuleList(TransformerLayer(config) for _ in range(2)).eval()
     states, real = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
     last, kept, attentions = run_transformer_layers(
         layers, states, real, config=config, keep={0, 1}, keep_attentions=True
