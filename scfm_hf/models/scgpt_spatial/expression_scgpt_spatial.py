@@ -75,9 +75,8 @@ class Predictions:
     def losses(self, wanted: Tensor, mask: Tensor, n_before: int = 0) -> dict[str, Tensor]:
         """Masked losses of all predictions that there are, of the tokens after the first ``n_before``."""
 
-        def behind(pair: Prediction) -> Prediction:
-            values, probability = (None if part is None else part[:, n_before:] for part in pair)
-            return values, probability
+        def behind(pair: Prediction) -> tuple[Tensor | None, ...]:
+            return tuple(None if part is None else part[:, n_before:] for part in pair)
 
         found = expression_losses(
             {"expression": behind(self.of_genes), "cell_expression": behind(self.of_cells)}, wanted, mask

@@ -64,8 +64,8 @@ class ScGPTSpatialScheme(BinScheme):
     """Divides counts by the mean of their slide and by the mean of their gene, and bins the rest cell by cell.
 
     The slide's mean is that of all its non-zero counts of known genes. Genes whose own mean the model does not bring
-    (``statistics["gene_mean"]``, NaN there) take it from the slide: only for these does a cell's result depend on the
-    cells around it.
+    (``statistics["gene_mean"]``, NaN there) take it from the slide: up to rounding, only for these does a cell's
+    result depend on the cells around it.
 
     Offers the column ``slide_mean`` beside those of the model; where ``coordinates`` are named, also these and
     ``slide_index``, which the models that predict expression take.

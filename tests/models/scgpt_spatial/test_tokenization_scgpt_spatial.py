@@ -53,8 +53,8 @@ def test_counts_are_divided_by_the_mean_of_the_slide_and_of_the_gene() -> None:
 
 def test_the_bins_are_those_of_the_cells_own_values() -> None:
     encoded = tokenizer()(cells([[3, 0, 1, 7]]), n_bins=51)
-    # 3 / 1, 1 / 0.5 and 1: the first is highest, the last lowest, and half of the 50 edges lie below the second.
-    assert encoded["values"] == [[-2, 50, 25, 1]]
+    # Relative to the slide (11 / 3) and to the genes they are 0.82, 0.55 and 1: half of the 50 edges are up to 0.82.
+    assert encoded["values"] == [[-2, 25, 1, 50]]
     assert encoded["input_ids"] == [[1, 2, 4, 5]]
 
 
@@ -119,13 +119,9 @@ def test_normalised_values_are_refused_since_counts_are_wanted() -> None:
 
 
 def test_counts_may_enter_as_they_are() -> None:
-    assert values(tokenizer(), cells(TWO_CELLS), normalise=False, n_bins=None) == [[3, 1, 8], [2, 2]]
-    assert values(tokenizer(), cells(TWO_CELLS), normalise=False, n_bins=None, include_zero_genes=True)[0] == [
-        3,
-        0,
-        1,
-        8,
-    ]
+    as_they_are = {"normalise": False, "n_bins": None}
+    assert values(tokenizer(), cells(TWO_CELLS), **as_they_are) == [[3, 1, 8], [2, 2]]
+    assert values(tokenizer(), cells(TWO_CELLS), **as_they_are, include_zero_genes=True)[0] == [3, 0, 1, 8]
 
 
 def test_the_released_tokenizer_has_the_published_numbers() -> None:
