@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +19,11 @@ from scfm_hf.models.scgpt_spatial.experts_scgpt_spatial import ExpertDecoder
 from scfm_hf.models.scgpt_spatial.neighbours_scgpt_spatial import neighbour_means, spatial_patches
 from scfm_hf.models.scgpt_spatial.pretraining_scgpt_spatial import ScGPTSpatialForPreTraining
 from scfm_hf.nn.losses import masked_mse
+from scfm_hf.tokenization.draws import CellDraws
+from scfm_hf.training.masking import mask_each
+
+if TYPE_CHECKING:
+    import anndata
 
 EXAMPLE = example_of("scgpt_spatial")
 NAME = "ScGPTSpatialForPreTraining"
@@ -229,6 +235,29 @@ def test_what_a_model_needs_is_asked_for() -> None:
     lone = make(neighbour_decoder=False)
     with pytest.raises(ValueError, match="neighbour_decoder=False"):
         lone.predict_from_neighbours(torch.zeros(3, 16), torch.zeros(3, 2), torch.arange(4))
+
+
+def test_slides_are_learned_from_in_patches(human_pbmc: anndata.AnnData) -> None:
+    adata = human_pbmc[:, EXAMPLE.cells.var_names].copy()
+    adata.obs = pd.DataFrame(np.random.default_rng(0).uniform(size=(adata.n_obs, 2)), adata.obs_names, ["x", "y"])
+    adata.obs["slide"] = pd.Categorical(np.arange(adata.n_obs) % 2)
+    named = {"slide_key": "slide", "coordinates": ("x", "y"), "empty_cells": "keep"}
+    cells = EXAMPLE.tokenizer.to_dataset(adata, **named).remove_columns(["cell_id", "length"])
+    model = make(num_batch_labels=0)
+    for rows in spatial_patches(adata.obs[["x", "y"]], 16, slides=adata.obs["slide"]):
+        given = EXAMPLE.tokenizer.pad(cells[rows.tolist()], return_tensors="pt")
+        values, names = given["values"].numpy(), adata.obs_names[rows]
+        hidden = mask_each(values, values != -2, probability=(0.25, 0.5), draws=CellDraws(), cell_ids=names)
+        output = model(**{**given, "values": torch.from_numpy(hidden)}, labels=given["values"])
+        assert output.losses["neighbour_expression"] > 0
+        assert not output.neighbour_predicted_values.isnan().any()
+
+
+@pytest.mark.parametrize(("n_batches", "n_parameters"), [(0, 53_434_376), (4, 55_012_360)])
+def test_the_released_sizes_have_the_published_number_of_parameters(n_batches: int, n_parameters: int) -> None:
+    with torch.device("meta"):
+        model = ScGPTSpatialForPreTraining(ScGPTSpatialConfig(num_batch_labels=n_batches))
+    assert sum(parameter.numel() for parameter in model.parameters()) == n_parameters
 
 
 # -------------------------------------------------------------------------------------------------------------- domains

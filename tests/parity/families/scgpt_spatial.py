@@ -300,6 +300,8 @@ TABLE = RuleTable(
         Rule("loss.relative_error", relative_error, section="losses"),
         Rule("loss.sum", field("loss"), section="losses"),
         Rule("refine.{shape}", refined, section="spatial domains"),
-        Rule("min_spot_distance", lambda context: spot_distance(context.stored("coordinates")), section="domains"),
+        Rule(
+            "min_spot_distance", lambda context: spot_distance(context.stored("coordinates")), section="spatial domains"
+        ),
     ),
 )
