@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WEIGHTS = ("best_model.pt", "*.pt", "model.safetensors", "*.safetensors")
 _MEANS, _RELEASED = "all_dict_mean_std.csv", "scgpt-spatial-v1"
+#: Tensors that scGPT does not have.
+_OWN = ("impute_mvc_decoder.", "decoder.moe.")
 _SPECIAL_TOKENS = {"pad": "<pad>", "cls": "<cls>", "eoc": "<eoc>"}
 
 _BODY = "scgpt_spatial."
@@ -82,7 +84,7 @@ def recognise(source: SourceFolder) -> bool:
         names = _tensors(source, source.weights(*_WEIGHTS))
     except CheckpointError:
         return False
-    return any(name.startswith(("impute_mvc_decoder.", "decoder.moe.")) for name in names)
+    return any(name.startswith(_OWN) for name in names)
 
 
 def convert(
@@ -111,6 +113,11 @@ def convert(
     tensors = _tensors(source, weights)
     if "encoder.embedding.weight" not in tensors:
         raise CheckpointError(f"{weights} has no gene embedding (encoder.embedding.weight): it is no scGPT-spatial.")
+    if any("decoder." in name for name in tensors) and not any(name.startswith(_OWN) for name in tensors):
+        raise CheckpointError(
+            f"{weights} has neither experts (decoder.moe) nor a decoder of neighbours (impute_mvc_decoder): it is no "
+            "scGPT-spatial. An scGPT is converted with family='scgpt'."
+        )
     arguments = source.find("args.json", role="arguments")
     published = source.json(arguments) if arguments is not None else {}
     tokenizer, notes = _tokenizer(source, published, len(tensors["encoder.embedding.weight"]), means_of_slide)

@@ -13,7 +13,7 @@ from scfm_hf.tokenization.bin_scheme import BinScheme
 from scfm_hf.tokenization.scheme import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -145,41 +145,47 @@ class ScGPTSpatialScheme(BinScheme):
 
     def look_ahead(self, blocks: Iterable[ProfileBlock]) -> None:
         """Gather the means of every slide."""
-        columns: NDArray[np.int64] = np.empty(0, np.int64)
+        known = np.empty(0)
         for block in blocks:
-            columns = block.gene_ids
-            names, of_cells = np.unique(self._slides_of(block), return_inverse=True)
-            of_values = np.repeat(of_cells, np.diff(block.counts.indptr))
-            for number, name in enumerate(names.tolist()):
-                chosen = (of_values == number) & (block.counts.data != 0)
-                means = self._slides.setdefault(name, SlideMeans())
-                means.add(block.counts.indices[chosen], block.counts.data[chosen], np.isnan(self._known(columns)))
-        known = self._known(columns)
+            known = self._known(block.gene_ids)
+            lacking = np.isnan(known)
+            for name, values in self._by_slide(block):
+                genes, counts = block.counts.indices[values], block.counts.data[values]
+                expressed = counts != 0
+                self._slides.setdefault(name, SlideMeans()).add(genes[expressed], counts[expressed], lacking)
         for name, means in self._slides.items():
-            self._divisors[name] = np.where(np.isnan(known), means.of_genes(len(columns)), known)
+            self._divisors[name] = np.where(np.isnan(known), means.of_genes(len(known)), known)
 
     def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Ragged | NDArray[Any]]:
         """Normalise and bin a block; see :meth:`Scheme.encode`."""
-        slides = self._slides_of(block)
+        names = self._slides_of(block).tolist()
         if self.normalise:
-            block = replace(block, counts=self._relative(block, slides))
+            block = replace(block, counts=self._relative(block))
         encoded = super().encode(block, max_length=max_length)
-        encoded["slide_mean"] = np.array([self._slides[name].of_slide for name in slides.tolist()], np.float32)
+        encoded["slide_mean"] = np.array([self._slides[name].of_slide for name in names], np.float32)
         if self.coordinates is not None:
             encoded["coordinates"] = self._places(block)
-            encoded["slide_index"] = np.array([_number(name) for name in slides.tolist()], np.int64)
+            encoded["slide_index"] = np.array([_number(name) for name in names], np.int64)
         return encoded
 
-    def _relative(self, block: ProfileBlock, slides: NDArray[np.str_]) -> csr_array:
+    def _relative(self, block: ProfileBlock) -> csr_array:
         """Counts over the means of slide and gene, float32: in this order of operations, which decides on ties."""
         counts = block.counts
         scaled = np.empty(len(counts.data), np.float32)
-        of_values = np.repeat(slides, np.diff(counts.indptr))
-        for name in np.unique(slides).tolist():
-            chosen = of_values == name
-            relative = counts.data[chosen].astype(np.float32) / self._slides[name].of_slide
-            scaled[chosen] = relative / self._divisors[name][counts.indices[chosen]]
+        for name, values in self._by_slide(block):
+            relative = counts.data[values].astype(np.float32) / self._slides[name].of_slide
+            scaled[values] = relative / self._divisors[name][counts.indices[values]]
         return csr_array((scaled, counts.indices, counts.indptr), shape=counts.shape)
+
+    def _by_slide(self, block: ProfileBlock) -> Iterator[tuple[str, slice | NDArray[np.bool_]]]:
+        """Each slide of a block, and which of its values are of it."""
+        names, of_cells = np.unique(self._slides_of(block), return_inverse=True)
+        if len(names) == 1:
+            yield str(names[0]), slice(None)
+            return
+        of_values = np.repeat(of_cells, np.diff(block.counts.indptr))
+        for number, name in enumerate(names.tolist()):
+            yield name, of_values == number
 
     def _known(self, gene_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """The model's own means of genes, NaN where it has none."""

@@ -194,6 +194,14 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "converted").exists()
 
 
+def test_an_scgpt_is_refused(tmp_path: Path) -> None:
+    others = {name: tensor for name, tensor in checkpoint().items() if not name.startswith(("impute", "decoder.moe"))}
+    folder = write(tmp_path / "original", others)
+    with pytest.raises(CheckpointError, match=r"neither experts.*family='scgpt'"):
+        convert_checkpoint(folder, tmp_path / "converted", family="scgpt_spatial")
+    assert not (tmp_path / "converted").exists()
+
+
 def test_a_tensor_that_no_rule_knows_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "original", {**checkpoint(), "dsbn.bns.0.running_mean": torch.zeros(SIZE)})
     with pytest.raises(CheckpointError, match=r"dsbn\.bns\.0\.running_mean"):
