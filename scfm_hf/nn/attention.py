@@ -54,6 +54,30 @@ def eager_attention(
     return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
 
 
+def generation_mask(
+    attention_mask: Tensor | None, *, n_cells: int, n_given: int, n_tokens: int, device: torch.device
+) -> Tensor:
+    """Who sees whom where genes are to be generated: every token the real given genes, a generated one itself too.
+
+    Parameters
+    ----------
+    attention_mask
+        1 = real, of the given genes, (n_cells, n_given); None: all are.
+    n_cells, n_given, n_tokens, device
+        Sizes; the genes to be generated stand behind the given ones.
+
+    Returns
+    -------
+    Bool, (n_cells, 1, n_tokens, n_tokens).
+    """
+    real = torch.ones(n_cells, n_given, dtype=torch.bool, device=device)
+    real = real if attention_mask is None else attention_mask.bool()
+    seen = nn.functional.pad(real, (0, n_tokens - n_given))[:, None, None, :].expand(-1, 1, n_tokens, -1)
+    itself = torch.eye(n_tokens, dtype=torch.bool, device=device)
+    itself[:n_given] = False
+    return seen | itself
+
+
 class FusedSelfAttention(nn.Module):
     """Self-attention with one projection for queries, keys and values.
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def masked_mse(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
@@ -26,6 +31,31 @@ def masked_bernoulli(probability: Tensor, wanted: Tensor, mask: Tensor) -> Tenso
     eps = torch.finfo(probability.dtype).eps
     likelihood = torch.where(wanted > 0, probability, 1 - probability).clamp(min=eps).log()
     return -(likelihood * weights).sum() / weights.sum().clamp(min=1)
+
+
+def expression_losses(
+    predictions: Mapping[str, tuple[Tensor | None, ...]], wanted: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """Masked losses of all predictions that there are.
+
+    Parameters
+    ----------
+    predictions
+        Name -> values, and probabilities of being expressed, (n_cells, n_tokens) each, or None.
+    wanted, mask
+        Expression, and where to compare, same shape.
+
+    Returns
+    -------
+    Squared errors by name, and the losses of the probabilities by ``<name>_zero``.
+    """
+    found: dict[str, Tensor] = {}
+    for name, (values, probability) in predictions.items():
+        if values is not None:
+            found[name] = masked_mse(values, wanted, mask)
+        if probability is not None:
+            found[f"{name}_zero"] = masked_bernoulli(probability, wanted, mask)
+    return found
 
 
 def masked_relative_error(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:

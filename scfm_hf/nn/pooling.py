@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
@@ -22,6 +22,51 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask.to(states.dtype).unsqueeze(-1)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def pool_tokens(
+    states: Tensor, values: Tensor | None, attention_mask: Tensor | None, *, pooling: str, padding: str = "ignored"
+) -> Tensor:
+    """One vector a cell from the states of its genes, in one of scGPT's ways.
+
+    Parameters
+    ----------
+    states
+        (n_cells, n_tokens, hidden_size).
+    values
+        Expression of the genes, (n_cells, n_tokens); for the weighted ways alone.
+    attention_mask
+        1 = real token, (n_cells, n_tokens); None: all are.
+    pooling
+        ``cls``: the first token. ``mean``: over the tokens. ``weighted``: the sum weighted by the values, negative ones
+        (masks) counted as 0, scaled to length 1; ``signed_weighted``: with the values as they are.
+    padding
+        What padding does to the mean and the signed sum: ``ignored``, or counted with ``zeros``, or with the ``states``
+        that stand there.
+
+    Returns
+    -------
+    (n_cells, hidden_size); only the weighted ones have length 1.
+
+    Raises
+    ------
+    ValueError
+        If a weighted way has no values.
+    """
+    if pooling == "cls":
+        return states[:, 0]
+    mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    real = mask if attention_mask is None else attention_mask.bool()
+    if padding == "zeros":
+        states = states * real.unsqueeze(-1)
+    if pooling == "mean":
+        return masked_mean(states, real if padding == "ignored" else mask)
+    if values is None:
+        raise ValueError(f"pooling={pooling!r} needs values.")
+    weights = values.to(states.dtype)
+    weights = weights.clamp(min=0) if pooling == "weighted" else weights
+    weights = weights * real if padding == "ignored" else weights
+    return nn.functional.normalize((states * weights.unsqueeze(-1)).sum(1), dim=1)
 
 
 def without_specials(mask: Tensor, input_ids: Tensor, special_ids: tuple[int, ...]) -> Tensor:

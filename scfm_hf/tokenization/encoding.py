@@ -13,7 +13,7 @@ from scfm_hf.tokenization.profiles import GeneProjection, ProfileBlock, merges_n
 from scfm_hf.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -149,15 +149,17 @@ def encode_cells(
     project = GeneProjection(mapping.indices, duplicates=duplicates, order=scheme.gene_order)
     limit = max_length or min(tokenizer.model_max_length, np.iinfo(np.int32).max)
 
-    blocks: list[dict[str, Ragged | NDArray[Any]]] = []
-    for block in matrix.blocks(block_size):
-        counts = project(block.counts)
-        if empty_cells == "raise":
-            _refuse_unknown_cells(counts.indptr, block.cell_ids)
-        profiles = ProfileBlock(
-            counts, project.gene_ids, expression.totals[block.rows], block.cell_ids, matrix.obs.iloc[block.rows]
-        )
-        blocks.append(scheme.encode(profiles, max_length=limit))
+    def profiles() -> Iterator[ProfileBlock]:
+        for block in matrix.blocks(block_size):
+            counts = project(block.counts)
+            if empty_cells == "raise":
+                _refuse_unknown_cells(counts.indptr, block.cell_ids)
+            totals, obs = expression.totals[block.rows], matrix.obs.iloc[block.rows]
+            yield ProfileBlock(counts, project.gene_ids, totals, block.cell_ids, obs)
+
+    if scheme.looks_ahead:
+        scheme.look_ahead(profiles())
+    blocks = [scheme.encode(block, max_length=limit) for block in profiles()]
     wanted = [*scheme.columns, *return_columns]
     offered = {name for block in blocks for name in block}
     if unknown := sorted(set(return_columns) - offered):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -73,6 +73,8 @@ class Scheme(ABC):
     expects: ClassVar[Literal["counts", "log", "any"]] = "counts"
     #: Statistics without which the scheme cannot work.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether :meth:`look_ahead` wants to see all cells of a file before any is encoded; the file is then read twice.
+    looks_ahead: ClassVar[bool] = False
     duplicates: Duplicates = "sum"
     gene_order: GeneOrder = "vocabulary"
 
@@ -95,6 +97,10 @@ class Scheme(ABC):
     def surrounding_tokens(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Special tokens before and after the genes of a cell."""
         return (), ()
+
+    def look_ahead(self, blocks: Iterable[ProfileBlock]) -> None:
+        """See all cells of a file, block by block, for what :meth:`encode` must know of the whole, such as its mean."""
+        raise NotImplementedError(f"{type(self).__name__} says that it looks ahead, and does not say at what.")
 
     @abstractmethod
     def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Ragged | NDArray[Any]]:

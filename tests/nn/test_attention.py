@@ -8,7 +8,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
-from scfm_hf.nn.attention import FusedSelfAttention, eager_attention
+from scfm_hf.nn.attention import FusedSelfAttention, eager_attention, generation_mask
 
 REAL = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
 MASK = REAL[:, None, None, :].expand(-1, 1, 5, -1)
@@ -69,3 +69,8 @@ def test_tokens_after_the_projected_ones_keep_their_plain_context() -> None:
     part, _ = attention(states, None, 3)
     torch.testing.assert_close(part[:, :3], everything[:, :3])
     torch.testing.assert_close(attention.out_proj(part[:, 3:]), everything[:, 3:])
+
+
+def test_genes_to_be_generated_see_the_given_ones_and_themselves() -> None:
+    mask = generation_mask(torch.tensor([[1, 0]]), n_cells=1, n_given=2, n_tokens=4, device=torch.device("cpu"))
+    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]

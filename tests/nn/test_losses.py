@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scfm_hf.nn.losses import (
     contrastive_loss,
     elastic_cell_similarity,
+    expression_losses,
     masked_bernoulli,
     masked_mse,
     masked_relative_error,
@@ -53,3 +54,9 @@ def test_contrast_is_low_for_matching_views_and_high_for_others() -> None:
     matching = contrastive_loss(views, views, 0.5).item()
     assert matching == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + 3)))
     assert contrastive_loss(views, views.roll(1, 0), 0.5).item() > matching
+
+
+def test_losses_of_all_predictions_that_there_are() -> None:
+    found = expression_losses({"gene": (PREDICTED, torch.sigmoid(PREDICTED)), "cell": (None, None)}, WANTED, MASK)
+    assert set(found) == {"gene", "gene_zero"}
+    assert found["gene"] == masked_mse(PREDICTED, WANTED, MASK)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from scfm_hf.nn.pooling import masked_mean, without_specials
+from scfm_hf.nn.pooling import masked_mean, pool_tokens, without_specials
 
 STATES = torch.arange(24.0).view(2, 4, 3)
 
@@ -18,3 +19,20 @@ def test_special_tokens_are_taken_out() -> None:
     ids, mask = torch.tensor([[7, 1, 2, 0]]), torch.tensor([[1, 1, 1, 0]])
     assert without_specials(mask, ids, (7, 0)).tolist() == [[False, True, True, False]]
     assert without_specials(mask, ids, ()).tolist() == [[True, True, True, False]]
+
+
+def test_the_ways_of_scgpt_differ_in_what_padding_and_masks_add() -> None:
+    mask, values = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]), torch.tensor([[2.0, -1, 5, 5], [1, 1, 1, 1]])
+
+    def pooled(pooling: str, padding: str = "ignored") -> torch.Tensor:
+        return pool_tokens(STATES, values, mask, pooling=pooling, padding=padding)[0]
+
+    assert torch.equal(pooled("cls"), STATES[0, 0])
+    assert torch.equal(pooled("mean"), STATES[0, :2].mean(0))
+    assert torch.equal(pooled("mean", "zeros"), STATES[0, :2].sum(0) / 4)
+    assert torch.equal(pooled("mean", "states"), STATES[0].mean(0))
+    assert torch.allclose(pooled("weighted"), STATES[0, 0] / STATES[0, 0].norm())
+    signed = 2 * STATES[0, 0] - STATES[0, 1]
+    assert torch.allclose(pooled("signed_weighted"), signed / signed.norm())
+    with pytest.raises(ValueError, match="needs values"):
+        pool_tokens(STATES, None, mask, pooling="weighted")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
-from scfm_hf.nn.transformer import TransformerLayer
+from scfm_hf.nn.transformer import TransformerLayer, run_transformer_layers
 
 
 def layer(**options: Any) -> TransformerLayer:
@@ -37,3 +37,18 @@ def test_dropout_acts_in_training_only() -> None:
     ours, states = layer(hidden_dropout_prob=0.5), torch.randn(2, 5, 8)
     assert torch.equal(ours(states, None)[0], ours(states, None)[0])
     assert not torch.equal(ours.train()(states, None)[0], ours(states, None)[0])
+
+
+def test_all_layers_keep_what_is_asked_for_and_give_zeros_to_a_cell_without_tokens() -> None:
+    config = ScGPTConfig(hidden_size=8, num_attention_heads=2, intermediate_size=12)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    layers = nn.ModuleList(TransformerLayer(config) for _ in range(2)).eval()
+    states, real = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
+    last, kept, attentions = run_transformer_layers(
+        layers, states, real, config=config, keep={0, 1}, keep_attentions=True
+    )
+    assert list(kept) == [0, 1] and len(attentions) == 2
+    assert not last[1].any()
+    alone = run_transformer_layers(layers, states[:1, :3], None, config=config, keep=set())[0]
+    torch.testing.assert_close(last[:1, :3], alone)

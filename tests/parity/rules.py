@@ -58,7 +58,8 @@ class Rule:
     when
         Further condition on the array, beside the pattern.
     real_tokens
-        Compare at the real tokens of the call alone: for arrays that hold padding and name no mask.
+        Compare at the real tokens of the call alone: for arrays that hold padding and name no mask. A function gives
+        the mask itself, where it is not the call's ``attention_mask``.
     roles
         Roles of the arrays that it is for. An ``input`` or ``aux`` array is compared only by a rule that names its role
         here, so that a wide pattern takes no row numbers and drawn noise along.
@@ -68,7 +69,7 @@ class Rule:
     how: Callable[[Context], ArrayLike | Keyed]
     section: str = field(kw_only=True)
     when: Callable[[GoldenArray], bool] = field(default=lambda array: True, kw_only=True)
-    real_tokens: bool = field(default=False, kw_only=True)
+    real_tokens: bool | Callable[[Context], ArrayLike] = field(default=False, kw_only=True)
     roles: Sequence[str] = field(default=COMPARED_ROLES, kw_only=True)
 
     def match(self, array: GoldenArray) -> dict[str, str] | None:

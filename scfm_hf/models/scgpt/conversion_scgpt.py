@@ -88,9 +88,21 @@ def recognise(source: SourceFolder) -> bool:
     options = source.json(arguments)
     if arguments.name == "config.json":
         return options.get("model_type") == "scgpt"
-    # scGPT-spatial has the same files, and its gene means beside them.
-    spatial = "impute_k" in options or (home / "all_dict_mean_std.csv").exists()
-    return "embsize" in options and not spatial
+    return "embsize" in options and not _is_spatial(source, options)
+
+
+def _is_spatial(source: SourceFolder, options: dict[str, Any]) -> bool:
+    """Whether these are the files of scGPT-spatial, a family of its own: they have the same names.
+
+    Its args.json may be the same too; then the experts of its decoder, or the decoder of its neighbours, tell.
+    """
+    if "impute_k" in options or (source.home / "all_dict_mean_std.csv").exists():
+        return True
+    try:
+        names = source.tensors(source.weights(*_WEIGHTS), "model_state_dict", "state_dict")
+    except CheckpointError:
+        return False
+    return any(name.removeprefix("module.").startswith(("impute_mvc_decoder.", "decoder.moe.")) for name in names)
 
 
 def convert(source: SourceFolder, *, num_attention_heads: int | None = None) -> ConvertedCheckpoint:

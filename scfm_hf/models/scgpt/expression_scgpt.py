@@ -12,7 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from scfm_hf.models.outputs import CellExpressionOutput
 from scfm_hf.models.scgpt.modeling_scgpt import ScGPTModel, ScGPTPreTrainedModel
-from scfm_hf.nn.losses import masked_bernoulli, masked_mse
+from scfm_hf.nn.losses import expression_losses
 from scfm_hf.nn.value_decoders import CellConditionedDecoder, ExpressionDecoder, draw_expressed
 from scfm_hf.nn.value_encoders import NormedEmbedding
 
@@ -94,17 +94,15 @@ class Decoded:
 
     def losses(self, wanted: Tensor, mask: Tensor, n_before: int = 0) -> dict[str, Tensor]:
         """Masked losses of all predictions that there are, of the tokens after the first ``n_before``."""
-        found: dict[str, Tensor] = {}
-        pairs = (
-            ("expression", self.predicted_values, self.expressed_probability),
-            ("cell_expression", self.cell_predicted_values, self.cell_expressed_probability),
-        )
-        for name, predicted, probability in pairs:
-            if predicted is not None:
-                found[name] = masked_mse(predicted[:, n_before:], wanted, mask)
-            if probability is not None:
-                found[f"{name}_zero"] = masked_bernoulli(probability[:, n_before:], wanted, mask)
-        return found
+        predictions = {
+            "expression": (self.predicted_values, self.expressed_probability),
+            "cell_expression": (self.cell_predicted_values, self.cell_expressed_probability),
+        }
+        behind = {
+            name: tuple(None if part is None else part[:, n_before:] for part in parts)
+            for name, parts in predictions.items()
+        }
+        return expression_losses(behind, wanted, mask)
 
     def drawn(self, generator: torch.Generator | None) -> Decoded:
         """The same with values set to 0 where a draw says that the gene is not expressed."""

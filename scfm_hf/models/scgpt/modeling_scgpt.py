@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.generic import can_return_tuple
 
 from scfm_hf.models.base import CellPreTrainedModel
@@ -18,8 +17,8 @@ from scfm_hf.models.outputs import CellClassifierOutput, CellModelOutput
 from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
 from scfm_hf.nn.batch_norm import TokenBatchNorm
 from scfm_hf.nn.classifiers import DeepClassifier
-from scfm_hf.nn.pooling import masked_mean
-from scfm_hf.nn.transformer import TransformerLayer
+from scfm_hf.nn.pooling import pool_tokens
+from scfm_hf.nn.transformer import TransformerLayer, run_transformer_layers
 from scfm_hf.nn.value_encoders import ContinuousValueEncoder, NormedEmbedding
 
 
@@ -145,17 +144,17 @@ class ScGPTModel(ScGPTPreTrainedModel):
             states = torch.cat([states, self.embed_generated(generated_ids)], 1)
         # The mask of generated genes is one that no flash kernel takes.
         with self.eager_while(asked or (generated_ids is not None and not self._takes_any_mask)):
-            mask = self._attention_mask(
-                states, attention_mask, n_given, generated_mask, generated=generated_ids is not None
+            n_layers = self.config.num_hidden_layers
+            wanted = self.config.embedding_layer % (n_layers + 1)
+            last, kept, attentions = run_transformer_layers(
+                self.layers,
+                states,
+                attention_mask,
+                config=self.config,
+                keep=set(range(n_layers + 1)) if keep_all else {wanted},
+                n_given=n_given,
+                keep_attentions=asked,
             )
-            # A cell without a token has nothing to attend to: zeros, whatever the attention implementation makes of it.
-            alive = None
-            if attention_mask is not None and generated_ids is None:
-                alive = attention_mask.bool().any(1)[:, None, None].to(states.dtype)
-            last, kept, attentions = self._run_layers(
-                states, mask, n_given, alive=alive, keep_all=keep_all, keep_attentions=asked
-            )
-        wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
         embedding = self.pool(kept[wanted][:, :n_given], values, attention_mask)
         if self.config.normalize_embedding:
             embedding = nn.functional.normalize(embedding, dim=1)
@@ -163,7 +162,7 @@ class ScGPTModel(ScGPTPreTrainedModel):
             last_hidden_state=last,
             cell_embedding=embedding,
             hidden_states=tuple(kept[number] for number in sorted(kept)) if keep_all else None,
-            attentions=tuple(attentions) if asked else None,
+            attentions=attentions if asked else None,
         )
 
     def embed(self, genes: Tensor, values: Tensor | None, perturbation_flags: Tensor | None = None) -> Tensor:
@@ -189,67 +188,10 @@ class ScGPTModel(ScGPTPreTrainedModel):
     def _takes_any_mask(self) -> bool:
         return self.config._attn_implementation in ("eager", "sdpa")
 
-    def _attention_mask(
-        self,
-        states: Tensor,
-        attention_mask: Tensor | None,
-        n_given: int,
-        generated_mask: Tensor | None,
-        *,
-        generated: bool,
-    ) -> Tensor | None:
-        if not generated:
-            return create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
-        # Everybody sees the real given genes, a generated gene itself as well.
-        n_tokens = states.shape[1]
-        real = torch.ones(len(states), n_given, dtype=torch.bool, device=states.device)
-        real = real if attention_mask is None else attention_mask.bool()
-        seen = nn.functional.pad(real, (0, n_tokens - n_given))[:, None, None, :].expand(-1, 1, n_tokens, -1)
-        itself = torch.eye(n_tokens, dtype=torch.bool, device=states.device)
-        itself[:n_given] = False
-        return seen | itself
-
-    def _run_layers(
-        self,
-        states: Tensor,
-        mask: Tensor | None,
-        n_given: int,
-        *,
-        alive: Tensor | None,
-        keep_all: bool,
-        keep_attentions: bool,
-    ) -> tuple[Tensor, dict[int, Tensor], list[Tensor]]:
-        """Last states, those that are asked for by number, and attention probabilities."""
-        wanted = self.config.embedding_layer % (self.config.num_hidden_layers + 1)
-        states = states if alive is None else states * alive
-        kept = {0: states} if keep_all or wanted == 0 else {}
-        attentions: list[Tensor] = []
-        for number, layer in enumerate(self.layers, start=1):
-            states, probabilities = layer(states, mask, n_given)
-            states = states if alive is None else states * alive
-            if keep_all or number == wanted:
-                kept[number] = states
-            if keep_attentions and probabilities is not None:
-                attentions.append(probabilities)
-        return states, kept, attentions
-
     def pool(self, states: Tensor, values: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         """One vector a cell by ``config.pooling``, (n_cells, hidden_size); only the weighted ones have length 1."""
         pooling, padding = self.config.pooling, self.config.pool_padding
-        if pooling == "cls":
-            return states[:, 0]
-        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        real = mask if attention_mask is None else attention_mask.bool()
-        if padding == "zeros":
-            states = states * real.unsqueeze(-1)
-        if pooling == "mean":
-            return masked_mean(states, real if padding == "ignored" else mask)
-        if values is None:
-            raise ValueError(f"pooling={pooling!r} needs values.")
-        weights = values.to(states.dtype)
-        weights = weights.clamp(min=0) if pooling == "weighted" else weights
-        weights = weights * real if padding == "ignored" else weights
-        return nn.functional.normalize((states * weights.unsqueeze(-1)).sum(1), dim=1)
+        return pool_tokens(states, values, attention_mask, pooling=pooling, padding=padding)
 
 
 class ScGPTForSequenceClassification(ScGPTPreTrainedModel):

@@ -179,3 +179,9 @@ def test_a_spatial_model_is_not_taken_for_one(tmp_path: Path) -> None:
     assert recognise(SourceFolder(folder))
     (folder / "all_dict_mean_std.csv").write_text(",mean\n0,1.5\n")
     assert not recognise(SourceFolder(folder))
+
+
+@pytest.mark.parametrize("name", ["impute_mvc_decoder.W.weight", "module.decoder.moe.gate.gate.weight"])
+def test_a_spatial_model_without_its_gene_means_is_known_by_its_tensors(tmp_path: Path, name: str) -> None:
+    folder = originals.write(tmp_path / "original", {**originals.released(), name: torch.zeros(4, originals.SIZE)})
+    assert not recognise(SourceFolder(folder))
