@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
 from scfm_hf.models.outputs import CellClassifierOutput
-from scfm_hf.models.scbert.configuration_scbert import ScBertConfig
 from scfm_hf.models.scbert.modeling_scbert import ScBertModel, ScBertPreTrainedModel
+
+if TYPE_CHECKING:
+    from scfm_hf.models.scbert.configuration_scbert import ScBertConfig
 
 
 class ConvolutionClassifier(nn.Module):
@@ -96,9 +100,7 @@ class ScBertForSequenceClassification(ScBertPreTrainedModel):
         ``labels`` are class numbers, int64, (n_cells,). The other inputs are those of :meth:`ScBertModel.forward`;
         ``inputs_embeds`` must be of all genes in the order of the vocabulary if the classifier is a convolution.
         """
-        encoded = self.scbert(
-            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states
-        )
+        encoded = self.scbert(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
         states = encoded.last_hidden_state
         if self.config.classifier_type == "convolution":
             logits = self.classifier(states, input_ids, attention_mask)

@@ -98,8 +98,8 @@ def _genes(source: SourceFolder) -> list[str]:
     path = source.need(
         _GENES,
         role="genes",
-        what="its genes (var_names) in order are the genes of the model. The authors hand it out beside the weights, by "
-        "the links in the README of github.com/TencentAILabHealthcare/scBERT; a text file with one symbol a line will do",
+        what="its var_names are the genes of the model, in order. The authors hand it out beside the weights, by the "
+        "links in the README of github.com/TencentAILabHealthcare/scBERT; a text file with one symbol a line will do",
     )
     if path.suffix == ".h5ad":
         return source.genes(path).index.astype(str).tolist()

@@ -153,7 +153,7 @@ class ScBertModel(ScBertPreTrainedModel):
 
         Returns
         -------
-        Float, (n_cells, n_tokens); sums to 1 a cell.
+        Float, (n_cells, n_tokens); sums to 1 a cell, 0 for one without a token.
         """
         hidden = self._embed(input_ids, values, inputs_embeds)
         total = torch.zeros(hidden.shape[:2], device=hidden.device)
@@ -162,7 +162,7 @@ class ScBertModel(ScBertPreTrainedModel):
             looked_at = layer.norm1(attended if self.config.attentions_after_residual else hidden)
             total = total + layer.self_attn.received(looked_at, attention_mask).mean(1)
             hidden = layer.feed_forward(attended)
-        return total / total.sum(1, keepdim=True)
+        return total / total.sum(1, keepdim=True).clamp(min=torch.finfo(total.dtype).tiny)
 
     def pool(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """One vector a cell by ``config.pooling``, (n_cells, hidden_size); zeros for a cell without a gene."""
@@ -226,9 +226,7 @@ class ScBertForMaskedLM(ScBertPreTrainedModel):
         ``labels`` are the true bins, int64, (n_cells, n_tokens), -100 where nothing is to be predicted. The other
         inputs are those of :meth:`ScBertModel.forward`.
         """
-        encoded = self.scbert(
-            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states
-        )
+        encoded = self.scbert(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
         logits = self.value_head(encoded.last_hidden_state)
         loss = None
         if labels is not None:
