@@ -7,6 +7,7 @@ pooling (cell embedding) -> value of each gene.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,16 @@ class ScBertEmbeddings(nn.Module):
     def __init__(self, config: ScBertConfig) -> None:
         super().__init__()
         self.gene_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.gene_embeddings.weight.requires_grad_(not config.freeze_gene_embeddings)
         self.value_embeddings = nn.Embedding(config.num_values, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.is_frozen = config.freeze_gene_embeddings
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; frozen embeddings become so again, for loading makes every parameter trainable."""
+        if self.is_frozen:
+            self.gene_embeddings.weight.requires_grad_(False)
+        return super().train(mode)
 
     def forward(self, input_ids: Tensor | None, values: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
         """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size)."""
