@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
@@ -12,6 +13,16 @@ from scfm_hf.models.scbert.modeling_scbert import ScBertModel, ScBertPreTrainedM
 
 if TYPE_CHECKING:
     from scfm_hf.models.scbert.configuration_scbert import ScBertConfig
+
+
+class ClassifierLayer(nn.Linear):
+    """A linear layer that begins as torch makes it: transformers' small weights let nothing through several of them."""
+
+    def initial_tensors(self) -> dict[str, Tensor]:
+        """Values of a fresh model."""
+        bound = self.in_features**-0.5
+        drawn = {"weight": torch.empty(self.out_features, self.in_features), "bias": torch.empty(self.out_features)}
+        return {name: tensor.uniform_(-bound, bound) for name, tensor in drawn.items()}
 
 
 class ConvolutionClassifier(nn.Module):
@@ -23,10 +34,10 @@ class ConvolutionClassifier(nn.Module):
     def __init__(self, config: ScBertConfig) -> None:
         super().__init__()
         self.n_places = config.num_classifier_tokens
-        self.convolution = nn.Linear(config.hidden_size, 1)
-        self.linear1 = nn.Linear(self.n_places, config.classifier_hidden_size)
-        self.linear2 = nn.Linear(config.classifier_hidden_size, config.classifier_output_size)
-        self.linear3 = nn.Linear(config.classifier_output_size, config.num_labels)
+        self.convolution = ClassifierLayer(config.hidden_size, 1)
+        self.linear1 = ClassifierLayer(self.n_places, config.classifier_hidden_size)
+        self.linear2 = ClassifierLayer(config.classifier_hidden_size, config.classifier_output_size)
+        self.linear3 = ClassifierLayer(config.classifier_output_size, config.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
