@@ -7,7 +7,7 @@ pooling (cell embedding) -> value of each gene.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,7 @@ class ScBertModel(ScBertPreTrainedModel):
         hidden = self._embed(input_ids, values, inputs_embeds)
         self.schedule.step(self)
         hidden, kept, attentions = run_performer_layers(
-            self.layers,
+            cast("list[PerformerLayer]", self.layers),
             hidden,
             attention_mask,
             keep=set(range(n_layers)) if keep_all else {wanted},
@@ -165,7 +165,7 @@ class ScBertModel(ScBertPreTrainedModel):
         """
         hidden = self._embed(input_ids, values, inputs_embeds)
         total = torch.zeros(hidden.shape[:2], device=hidden.device)
-        for layer in self.layers:
+        for layer in cast("list[PerformerLayer]", self.layers):
             attended = layer.attend(hidden, attention_mask)
             looked_at = layer.norm1(attended if self.config.attentions_after_residual else hidden)
             total = total + layer.self_attn.received(looked_at, attention_mask).mean(1)
