@@ -88,40 +88,34 @@ class ScBertScheme(Scheme):
             If a cell has more tokens than ``max_length``: no gene is left out in silence.
         """
         genes, expression = self._tokens(block)
-        longest = int(genes.lengths.max(initial=0)) + 1
+        longest = int(genes.lengths.max(initial=1))
         if longest > max_length:
             raise ValueError(
                 f"max_length={max_length} is too short: scBERT reads all of its genes, {longest} tokens a cell here. "
                 'Leave max_length out, or take fewer genes with genes="expressed".'
             )
-        bins = np.minimum(expression.values, self.n_bins).astype(np.int8)
-        end = self.vocabulary.token_to_id[self.vocabulary.special_tokens["cls"]]
-        # In small types: a cell has thousands of tokens, and batches are made of int64 anyway.
-        return {
-            "input_ids": Ragged(genes.values.astype(np.int32), genes.offsets).surround([], [end]),
-            "values": Ragged(bins, expression.offsets).surround([], [0]),
-            "expression": expression.surround([], [0.0]),
-        }
+        # In a small type, as the ids: a cell has thousands of tokens, and batches are made of int64 anyway.
+        bins = Ragged(np.minimum(expression.values, self.n_bins).astype(np.int8), expression.offsets)
+        return {"input_ids": genes, "values": bins, "expression": expression}
 
     def _tokens(self, block: ProfileBlock) -> tuple[Ragged, Ragged]:
-        """Genes of each cell in the order of the vocabulary, and their expression."""
-        counts = block.counts.sorted_indices()
-        counts.eliminate_zeros()
-        expressed = Ragged(counts.indices, counts.indptr)
+        """Genes of each cell in the order of the vocabulary with the token behind them, int32, and their expression."""
+        counts = block.counts.sorted_indices() if self.genes == "expressed" else block.counts
         logs = self._log_normalised(Ragged(counts.data.astype(np.float32), counts.indptr))
+        end = self.vocabulary.token_to_id[self.vocabulary.special_tokens["cls"]]
+        ids, columns = block.gene_ids.astype(np.int32), counts.indices
         if self.genes == "expressed":
-            return Ragged(block.gene_ids[expressed.values], expressed.offsets), logs
-        ids, columns = block.gene_ids, expressed.values
+            return Ragged(ids[columns], logs.offsets).surround([], [end]), logs.surround([], [0.0])
         if self.genes == "all":
-            ids = self.vocabulary.ids(self.vocabulary.gene_tokens)
+            ids = self.vocabulary.ids(self.vocabulary.gene_tokens).astype(np.int32)
             columns = np.searchsorted(ids, block.gene_ids)[columns]
-        alive = expressed.lengths > 0
-        dense = csr_array((logs.values, columns, logs.offsets), shape=(block.n_cells, len(ids))).toarray()[alive]
-        lengths = len(ids) * alive
-        return (
-            Ragged.from_lengths(np.tile(ids, len(dense)), lengths),
-            Ragged.from_lengths(dense.ravel(), lengths),
-        )
+        ids = np.append(ids, np.int32(end))
+        dense = csr_array((logs.values, columns, logs.offsets), shape=(block.n_cells, len(ids))).toarray()
+        taken = np.ones(dense.shape, bool)
+        taken[:, :-1] = (logs.lengths > 0)[:, None]
+        lengths = taken.sum(1)
+        flat_ids = np.broadcast_to(ids, dense.shape)[taken]
+        return Ragged.from_lengths(flat_ids, lengths), Ragged.from_lengths(dense[taken], lengths)
 
     def _log_normalised(self, counts: Ragged) -> Ragged:
         """log2(1 + x) of counts scaled to ``target_sum``, in scanpy's order of operations: it decides the bins."""
