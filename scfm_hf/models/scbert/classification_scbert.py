@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 
 class ClassifierLayer(nn.Linear):
-    """A linear layer that begins as torch makes it: transformers' small weights let nothing through several of them."""
+    """A linear layer that begins as torch makes it: transformers' small weights let nothing through several of them.
+
+    One with a single output begins with a bias of 1, so that its ReLU is open: it is all that the next layers see.
+    """
 
     def initial_tensors(self) -> dict[str, Tensor]:
         """Values of a fresh model."""
         bound = self.in_features**-0.5
-        drawn = {"weight": torch.empty(self.out_features, self.in_features), "bias": torch.empty(self.out_features)}
-        return {name: tensor.uniform_(-bound, bound) for name, tensor in drawn.items()}
+        sizes = {"weight": (self.out_features, self.in_features), "bias": (self.out_features,)}
+        drawn = {name: torch.empty(size, dtype=torch.float32).uniform_(-bound, bound) for name, size in sizes.items()}
+        return {**drawn, "bias": torch.ones(1)} if self.out_features == 1 else drawn
 
 
 class ConvolutionClassifier(nn.Module):
