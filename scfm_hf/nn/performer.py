@@ -26,12 +26,14 @@ def n_random_features(head_size: int) -> int:
 def draw_projection(n_features: int, head_size: int) -> Tensor:
     """Random directions, orthogonal by blocks, with the lengths of normal vectors, float32, (n_features, head_size)."""
     blocks = [_random_rotation(head_size) for _ in range(math.ceil(n_features / head_size))]
-    return torch.cat(blocks)[:n_features] * torch.randn(n_features, head_size).norm(dim=1, keepdim=True)
+    lengths = torch.randn(n_features, head_size, dtype=torch.float32).norm(dim=1, keepdim=True)
+    return torch.cat(blocks)[:n_features] * lengths
 
 
 def _random_rotation(size: int) -> Tensor:
     """A uniformly random orthogonal matrix (Mezzadri 2007); the factor Q alone is not uniform, which biases weights."""
-    q, r = torch.linalg.qr(torch.randn(size, size))
+    # Whatever the default type is: there is no such factorisation in half precision.
+    q, r = torch.linalg.qr(torch.randn(size, size, dtype=torch.float32))
     return (q * r.diagonal().sign()).T
 
 

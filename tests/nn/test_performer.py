@@ -37,6 +37,15 @@ def test_directions_are_orthogonal_within_a_block_of_the_heads_size() -> None:
         torch.testing.assert_close(block @ block.T, torch.eye(len(block)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16])
+def test_directions_are_drawn_in_single_precision_whatever_the_default_is(default: torch.dtype) -> None:
+    torch.set_default_dtype(default)
+    try:
+        assert draw_projection(20, 8).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_many_features_approach_softmax_attention() -> None:
     module, x = attention(num_random_features=50_000, kernel_epsilon=0.0), states() / 2
     query, key = (layer(x).unflatten(-1, (2, 8)).transpose(1, 2) for layer in (module.query, module.key))
