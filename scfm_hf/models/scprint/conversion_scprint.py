@@ -54,14 +54,14 @@ RULES: tuple[Rename | Drop, ...] = (
     Rename(r"(cell_)?transformer\.norm" + _WB, rf"{_BODY}\1norm.\2"),
     Rename(r"bottleneck_mlps\.(\w+)\.(project_in|project_out)" + _WB, rf"{_BODY}bottlenecks.\1.\2.\3"),
     Rename(r"expr_decoder\.fc\.(\d+)" + _WB, r"count_decoder.layers.\1.\2"),
-    Rename(r"expr_decoder\.pred_var_zero" + _WB, r"count_decoder.score.\1"),
+    Rename(r"expr_decoder\.pred_var_zero" + _WB, r"count_decoder.output.\1"),
     Rename(r"mvc_decoder\.gene2query" + _WB, r"cell_decoder.gene_query.\1"),
     Rename(r"mvc_decoder\.norm" + _WB, r"cell_decoder.norm.\1"),
-    Rename(r"mvc_decoder\.pred_var_zero\.weight", "cell_decoder.score.weight"),
-    Rename(r"cls_decoders\.(\w+)\.decoder\.(\d+)" + _WB, r"class_decoders.\1.layers.\2.\3"),
-    Rename(r"cls_decoders\.(\w+)\.out_layer" + _WB, r"class_decoders.\1.score.\2"),
+    Rename(r"mvc_decoder\.pred_var_zero\.weight", "cell_decoder.output.weight"),
+    Rename(r"cls_decoders\.(\w+)\.decoder\.(\d+)" + _WB, r"class_decoders.of_class.\1.layers.\2.\3"),
+    Rename(r"cls_decoders\.(\w+)\.out_layer" + _WB, r"class_decoders.of_class.\1.output.\2"),
     Rename(r"grad_reverse_discriminator_loss\.decoder\.(\d+)" + _WB, r"batch_discriminator.layers.\1.\2"),
-    Rename(r"grad_reverse_discriminator_loss\.out_layer" + _WB, r"batch_discriminator.score.\1"),
+    Rename(r"grad_reverse_discriminator_loss\.out_layer" + _WB, r"batch_discriminator.output.\1"),
 )
 
 
@@ -192,7 +192,7 @@ def _config(tensors: Mapping[str, Tensor], published: Mapping[str, Any], *, widt
     cell_blocks = {name.split(".")[2] for name in tensors if name.startswith(f"{_BODY}cell_layers.")}
     if len(cell_blocks) != (2 * N_CELL_LAYERS if apart else 0):
         raise CheckpointError(f"cell_specific_blocks={apart}, but the checkpoint has {len(cell_blocks)} blocks of cells.")
-    batches = tensors.get("batch_discriminator.score.bias")
+    batches = tensors.get("batch_discriminator.output.bias")
     return ScPrintConfig(
         vocab_size=len(published["genes"]) + 1,
         pad_token_id=len(published["genes"]),
@@ -217,7 +217,7 @@ def _config(tensors: Mapping[str, Tensor], published: Mapping[str, Any], *, widt
         base_first=first,
         metacell=f"{_BODY}metacell_encoder.weight" in tensors,
         cell_blocks=apart,
-        cell_values="cell_decoder.score.weight" in tensors,
+        cell_values="cell_decoder.output.weight" in tensors,
         zero_inflated=bool(published.get("zinb", True)),
         num_batches=0 if batches is None else len(batches),
         **(_FIRST_WEIGHTS if first else {}),

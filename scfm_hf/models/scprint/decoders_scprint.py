@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: Largest logarithm of a dispersion.
 _MAX_LOG_DISPERSION = 15.0
@@ -56,14 +56,14 @@ class CountDecoder(nn.Module):
             nn.Linear(size + takes_depth, size), nn.LayerNorm(size), nn.LeakyReLU(), nn.Dropout(dropout),
             nn.Linear(size, size), nn.LayerNorm(size), nn.LeakyReLU(),
         )  # fmt: skip
-        self.score = nn.Linear(size, 3)
+        self.output = nn.Linear(size, 3)
 
     def forward(self, states: Tensor, depth: Tensor) -> Tensor:
         """(n_cells, n_genes, hidden_size) and (n_cells,) -> (n_cells, n_genes, 3)."""
         if self.takes_depth:
             feature = torch.log2(1 + depth.to(states.dtype))[:, None, None].expand(-1, states.shape[1], -1)
             states = torch.cat([states, feature], -1)
-        return self.score(self.layers(states))
+        return self.output(self.layers(states))
 
 
 class CellCountDecoder(nn.Module):
@@ -73,11 +73,11 @@ class CellCountDecoder(nn.Module):
         super().__init__()
         self.gene_query = nn.Linear(size, size)
         self.norm = nn.LayerNorm(size)
-        self.score = nn.Linear(size, 3 * size, bias=False)
+        self.output = nn.Linear(size, 3 * size, bias=False)
 
     def forward(self, genes: Tensor, cells: Tensor) -> Tensor:
         """(n_cells, n_genes, hidden_size) and (n_cells, hidden_size) -> (n_cells, n_genes, 3)."""
-        query = self.score(self.norm(self.gene_query(genes)).sigmoid())
+        query = self.output(self.norm(self.gene_query(genes)).sigmoid())
         return torch.einsum("cgkh,ch->cgk", query.unflatten(-1, (3, -1)), cells)
 
 
@@ -113,11 +113,25 @@ class LabelDecoder(nn.Module):
             modules += [] if dropout is None else [nn.Dropout(dropout)]
             size = hidden
         self.layers = nn.Sequential(*modules)
-        self.score = nn.Linear(size, n_labels)
+        self.output = nn.Linear(size, n_labels)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n_cells, hidden_size) -> (n_cells, n_labels)."""
-        return self.score(self.layers(vectors))
+        return self.output(self.layers(vectors))
+
+
+class ClassDecoders(nn.Module):
+    """Scores of the leaf labels of each class from its token; one module, so that an adapter keeps it whole."""
+
+    def __init__(self, size: int, hidden_sizes: Sequence[int], n_labels: Mapping[str, int], *, dropout: float) -> None:
+        super().__init__()
+        self.of_class = nn.ModuleDict(
+            {name: LabelDecoder(size, hidden_sizes, number, dropout=dropout) for name, number in n_labels.items()}
+        )
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """(n_cells, n_classes, hidden_size) -> (n_cells, n_labels) a class."""
+        return tuple(decoder(tokens[:, place]) for place, decoder in enumerate(self.of_class.values()))
 
 
 class Bottleneck(nn.Module):

@@ -67,7 +67,7 @@ class ScPrintPreTrainedModel(CellPreTrainedModel):
             for linear in (module.attention.out_proj, module.linear2):
                 init.normal_(linear.weight, std=std)
         if isinstance(module, LabelDecoder):
-            init.constant_(module.score.bias, module.initial_bias)
+            init.constant_(module.output.bias, module.initial_bias)
 
     def get_input_embeddings(self) -> GeneTables:
         """The frozen tables of gene and position vectors."""

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
 from scfm_hf.models.outputs import CellExpressionOutput
-from scfm_hf.models.scprint.decoders_scprint import CellCountDecoder, CountDecoder, CountDistribution, LabelDecoder
+from scfm_hf.models.scprint.decoders_scprint import (
+    CellCountDecoder,
+    ClassDecoders,
+    CountDecoder,
+    CountDistribution,
+    LabelDecoder,
+)
 from scfm_hf.models.scprint.losses_scprint import dissimilarity_loss, hierarchical_loss, profile_error
 from scfm_hf.models.scprint.modeling_scprint import ScPrintModel, ScPrintPreTrainedModel, cell_depth
 from scfm_hf.nn.classifiers import reverse_gradient
@@ -70,11 +76,9 @@ class ScPrintForPreTraining(ScPrintPreTrainedModel):
         self.scprint = ScPrintModel(config)
         self.count_decoder = CountDecoder(size, dropout=dropout, takes_depth=not config.depth_token)
         self.cell_decoder = CellCountDecoder(size) if config.cell_values else None
-        self.class_decoders = nn.ModuleDict(
-            {
-                name: LabelDecoder(size, config.class_hidden_sizes or [], n_labels, dropout=dropout)
-                for name, n_labels in config.labels_of_classes.items()
-            }
+        hidden = config.class_hidden_sizes or []
+        self.class_decoders = (
+            ClassDecoders(size, hidden, config.labels_of_classes, dropout=dropout) if config.class_names else None
         )
         self.batch_discriminator = (
             LabelDecoder(size, [size, size], config.num_batches, dropout=None, activation=nn.LeakyReLU)
@@ -144,10 +148,8 @@ class ScPrintForPreTraining(ScPrintPreTrainedModel):
             scores = self.cell_decoder(proteins, cells.mean(1))
             from_cell = CountDistribution.of_scores(scores, total, attention_mask)
         logits = None
-        if cells is not None:
-            first = self.config.first_class
-            decoders = enumerate(self.class_decoders.values(), first)
-            logits = tuple(decoder(cells[:, place]) for place, decoder in decoders)
+        if self.class_decoders is not None and cells is not None:
+            logits = self.class_decoders(cells[:, self.config.first_class :])
         terms: dict[str, Tensor] = {}
         if labels is not None:
             real = torch.ones_like(labels) if attention_mask is None else attention_mask
@@ -228,10 +230,10 @@ class ScPrintForPreTraining(ScPrintPreTrainedModel):
         if self.config.adversarial_weight and len(names) > 1:
             tokens = cells[:, self.config.first_class :]
             others = (tokens.sum(1, keepdim=True) - tokens) / (len(names) - 1)
-            others = reverse_gradient(others)
+            assert self.class_decoders is not None
             wrong = [
-                hierarchical_loss(decoder(others[:, place]), class_ids[:, place], groups[place])
-                for place, decoder in enumerate(self.class_decoders.values())
+                hierarchical_loss(scores, class_ids[:, place], groups[place])
+                for place, scores in enumerate(self.class_decoders(reverse_gradient(others)))
             ]
             terms["adversarial"] = torch.stack(wrong).sum()
         return terms

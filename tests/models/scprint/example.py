@@ -33,6 +33,10 @@ class Example(FamilyExample):
             self.vocabulary, scheme=self.spec.scheme, statistics={"taxon": taxa}, max_length=64, fill=False
         )
 
+    def config_options(self, class_name: str) -> dict[str, Any]:
+        # The similarity of cells depends on how many there are.
+        return {"similarity_weight": 0.0}
+
     def labels(self, class_name: str, config: CellConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if class_name != "ScPrintForPreTraining":
             return super().labels(class_name, config, inputs)
