@@ -54,8 +54,10 @@ class ScPrintConfig(CellConfig):
         Counts have additional zeros; otherwise they are negative binomial.
     num_batches
         Data sets that the head of the adversarial term on batches tells apart; 0: there is none.
-    class_weight, dissimilarity_weight, adversarial_weight, cell_expression_weight, similarity_weight, contrastive_weight
+    class_weight, dissimilarity_weight, adversarial_weight, cell_expression_weight, similarity_weight
         Of the terms of the loss; 0 leaves one out. The term of batches has ``class_weight / 16``.
+    contrastive_weight
+        Of the contrast of passes in a training step.
     similarity_threshold, contrastive_temperature
         Of their terms.
     profile_error
@@ -128,8 +130,8 @@ class ScPrintConfig(CellConfig):
             raise ValueError(f"hidden_size={self.hidden_size} must be even: half of the positions are sines.")
         if (self.gene_vector_size or self.hidden_size) < self.hidden_size:
             raise ValueError(
-                f"gene_vector_size={self.gene_vector_size} is less than hidden_size={self.hidden_size}: protein vectors "
-                "can be squeezed, not stretched."
+                f"gene_vector_size={self.gene_vector_size} is less than hidden_size={self.hidden_size}: protein "
+                "vectors can be squeezed, not stretched."
             )
         for name, chosen in (("pooled_classes", self.pooled_classes), ("class_bottlenecks", self.class_bottlenecks)):
             unknown = sorted(set(chosen or ()) - set(self.class_names or ()))
@@ -138,7 +140,9 @@ class ScPrintConfig(CellConfig):
         if len(self.class_names or ()) != len(self.class_sizes or ()):
             raise ValueError(f"class_names={self.class_names} and class_sizes={self.class_sizes}: one size a name.")
         if self.cell_blocks and self.embedding_layer > N_CELL_LAYERS:
-            raise ValueError(f"embedding_layer={self.embedding_layer} does not exist: cells have {N_CELL_LAYERS} layers.")
+            raise ValueError(
+                f"embedding_layer={self.embedding_layer} does not exist: cells have {N_CELL_LAYERS} layers."
+            )
 
     @property
     def n_key_value_heads(self) -> int:

@@ -27,9 +27,7 @@ PAD_TOKEN = "<pad>"
 #: Genes a cell in the authors' own embedding.
 CONTEXT = 2000
 #: Classes whose tokens make the authors' own embedding, where the checkpoint does not say.
-_POOLED = tuple(
-    f"{name}_ontology_term_id" for name in ("cell_type", "disease", "self_reported_ethnicity", "sex")
-)
+_POOLED = tuple(f"{name}_ontology_term_id" for name in ("cell_type", "disease", "self_reported_ethnicity", "sex"))
 _SPECIES = {"NCBITaxon:9606": "human", "NCBITaxon:10090": "mouse"}
 
 _GENES = r"gene_encoder\.(?:0\.)?embeddings?\.weight"
@@ -89,8 +87,8 @@ def convert(source: SourceFolder) -> ConvertedCheckpoint:
     published = content.get("hyper_parameters")
     if not isinstance(published, dict) or not published.keys() >= _OWN_KEYS:
         raise CheckpointError(
-            f"{weights} is no scPRINT: its hyper_parameters do not have {', '.join(sorted(_OWN_KEYS))}. Take one of the "
-            "checkpoints of huggingface.co/jkobject/scPRINT, such as medium-v1.5.ckpt."
+            f"{weights} is no scPRINT: its hyper_parameters do not have {', '.join(sorted(_OWN_KEYS))}. Take one of "
+            "the checkpoints of huggingface.co/jkobject/scPRINT, such as medium-v1.5.ckpt."
         )
     tensors, records = apply_rules(content["state_dict"], RULES, where=weights.name)
     genes = _table(tensors, "genes", "gene_encoder", published["genes"])
@@ -114,9 +112,7 @@ def make_tokenizer(genes: Sequence[str], organisms: Sequence[str]) -> CellTokeni
     vocabulary = GeneVocabulary(
         [*genes, PAD_TOKEN], special_tokens={"pad": PAD_TOKEN}, id_kind="ensembl_id", species=species
     )
-    return CellTokenizer.from_vocabulary(
-        vocabulary, scheme="scprint", statistics={"taxon": taxa}, max_length=CONTEXT
-    )
+    return CellTokenizer.from_vocabulary(vocabulary, scheme="scprint", statistics={"taxon": taxa}, max_length=CONTEXT)
 
 
 def organism_of(genes: Sequence[str], organisms: Sequence[str]) -> NDArray[np.float64]:
@@ -191,7 +187,9 @@ def _config(tensors: Mapping[str, Tensor], published: Mapping[str, Any], *, widt
     blocks = {name.split(".")[2] for name in tensors if name.startswith(f"{_BODY}layers.")}
     cell_blocks = {name.split(".")[2] for name in tensors if name.startswith(f"{_BODY}cell_layers.")}
     if len(cell_blocks) != (2 * N_CELL_LAYERS if apart else 0):
-        raise CheckpointError(f"cell_specific_blocks={apart}, but the checkpoint has {len(cell_blocks)} blocks of cells.")
+        raise CheckpointError(
+            f"cell_specific_blocks={apart}, but the checkpoint has {len(cell_blocks)} blocks of cells."
+        )
     batches = tensors.get("batch_discriminator.output.bias")
     return ScPrintConfig(
         vocab_size=len(published["genes"]) + 1,
@@ -208,7 +206,8 @@ def _config(tensors: Mapping[str, Tensor], published: Mapping[str, Any], *, widt
         class_bottlenecks=dict(published.get("compress_class_dim") or {}) or None,
         label_hierarchy=_text_keys(published["labels_hierarchy"]),
         label_names=_text_keys(published.get("label_decoders") or {}),
-        pooled_classes=list(published.get("pred_embedding") or [name for name in _POOLED if name in class_sizes]) or None,
+        pooled_classes=list(published.get("pred_embedding") or [name for name in _POOLED if name in class_sizes])
+        or None,
         normalization=published["normalization"],
         value_encoder_layers=sum(
             tensor.ndim == 2 for name, tensor in tensors.items() if name.startswith(f"{_BODY}value_encoder.")

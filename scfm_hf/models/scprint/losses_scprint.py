@@ -53,8 +53,8 @@ def hierarchical_loss(logits: Tensor, classes: Tensor, groups: Mapping[str, Sequ
 def dissimilarity_loss(cell_states: Tensor, *, first_version: bool = False) -> Tensor:
     """How alike the tokens of a cell are, scalar; small where each says something of its own.
 
-    0.5 mean(cosine^2) + 0.5 / mean(distance), over cells and pairs of tokens; in version 1 the mean of |cosine|. A token
-    and itself count as unlike.
+    0.5 mean(cosine^2) + 0.5 / mean(distance), over cells and pairs of tokens; in version 1 the mean of |cosine|. A
+    token and itself count as unlike.
 
     Parameters
     ----------
@@ -74,9 +74,7 @@ def dissimilarity_loss(cell_states: Tensor, *, first_version: bool = False) -> T
     return 0.5 * cosine.square().mean() + 0.5 / distance.mean()
 
 
-def contrast_of_passes(
-    embeddings: Sequence[Tensor], temperature: float, *, first_version: bool = False
-) -> Tensor:
+def contrast_of_passes(embeddings: Sequence[Tensor], temperature: float, *, first_version: bool = False) -> Tensor:
     """How badly cells are told apart from one pass to another, mean over the pairs of passes, scalar.
 
     Parameters
@@ -88,9 +86,7 @@ def contrast_of_passes(
     first_version
         Cosines along the cells, as version 1 takes them by mistake, and a quarter of the mean.
     """
-    pairs = [
-        (one, other) for place, one in enumerate(embeddings) for other in embeddings[place + 1 :]
-    ]
+    pairs = [(one, other) for place, one in enumerate(embeddings) for other in embeddings[place + 1 :]]
     if not first_version:
         return torch.stack([contrastive_loss(one, other, temperature) for one, other in pairs]).mean()
     terms = []

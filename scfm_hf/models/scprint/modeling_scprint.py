@@ -256,12 +256,17 @@ class ScPrintModel(ScPrintPreTrainedModel):
             states, probabilities = layer(states, mask)
             attentions.append(probabilities)
         states = self.norm(states)
-        return states[:, n_cell_tokens:], hidden, [*of_cells, self.squeeze_classes(states[:, :n_cell_tokens])], attentions
+        return (
+            states[:, n_cell_tokens:],
+            hidden,
+            [*of_cells, self.squeeze_classes(states[:, :n_cell_tokens])],
+            attentions,
+        )
 
     def _run_apart(
         self, cells: Tensor, genes: Tensor, visible: Tensor | None, *, generates: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor | None]]:
-        """The same where cell tokens have layers of their own; when genes are generated, they read the cell's states."""
+        """The same where cell tokens have layers of their own; genes that are generated read the cell's states."""
         assert self.cell_layers is not None
         assert self.cell_norm is not None
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=genes, attention_mask=visible)

@@ -223,9 +223,7 @@ class ScPrintForPreTraining(ScPrintPreTrainedModel):
         names = self.config.class_names or []
         hierarchy = self.config.label_hierarchy or {}
         groups = [hierarchy.get(name, {}) for name in names]
-        own = [
-            hierarchical_loss(scores, class_ids[:, place], groups[place]) for place, scores in enumerate(logits)
-        ]
+        own = [hierarchical_loss(scores, class_ids[:, place], groups[place]) for place, scores in enumerate(logits)]
         terms = {"class": torch.stack(own).sum()}
         if self.config.adversarial_weight and len(names) > 1:
             tokens = cells[:, self.config.first_class :]

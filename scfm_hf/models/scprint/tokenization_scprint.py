@@ -1,4 +1,4 @@
-"""scPRINT's scheme: the counts of some genes of a cell, expressed ones and, as filling, others; and the cell's depth."""
+"""scPRINT's scheme: the counts of some genes of a cell, expressed ones and, as filling, others; and its depth."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ScPrintScheme(Scheme):
     vocabulary, statistics
         See :class:`~scfm_hf.tokenization.scheme.Scheme`; ``statistics["taxon"]`` is the NCBI taxon of each gene.
     selection
-        ``random``: expressed genes, in the order of the vocabulary, or a random choice of them where there are more than
-        ``max_length``; ``most_expressed``: highest counts first, equal ones in the order of the vocabulary; ``all``:
-        every gene of the organism.
+        ``random``: expressed genes, in the order of the vocabulary, or a random choice of them where there are more
+        than ``max_length``; ``most_expressed``: highest counts first, equal ones in the order of the vocabulary;
+        ``all``: every gene of the organism.
     genes
         Take these genes, expressed or not, in the order of the vocabulary; ``selection`` is then of no account.
     fill
@@ -48,7 +48,8 @@ class ScPrintScheme(Scheme):
     shuffle
         Draw an order for the expressed genes even where all are taken, as the original did in January 2025.
     species
-        Whose genes: ``human``, ``mouse``, or a taxon number. None takes the organism that most genes of the file are of.
+        Whose genes: ``human``, ``mouse``, or a taxon number. None takes the organism that most genes of the file are
+        of.
     seed
         Of the draws; each cell has its own.
     draws

@@ -1,4 +1,4 @@
-"""A step of scPRINT's pretraining: several passes over the same cells, hidden, thinned and generated from themselves."""
+"""A step of scPRINT's pretraining: passes over the same cells, hidden, thinned and generated from themselves."""
 
 from __future__ import annotations
 

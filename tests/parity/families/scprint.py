@@ -45,7 +45,7 @@ PASSES = {"full_forward": "full", "mask_30%": "mask", "denoise_60%": "denoise", 
 
 
 def aligned(context: Context) -> anndata.AnnData:
-    """The cells over all genes of the organism, as the original's preprocessing leaves them; absent ones have no count."""
+    """The cells over all genes of the organism, as the original's preprocessing leaves them; 0 where one is absent."""
 
     def align() -> anndata.AnnData:
         (step,) = (one for one in context.golden.description["preprocess"] if one["step"] == "align")
@@ -304,9 +304,7 @@ def class_loss(context: Context) -> Array:
         known[:, place] = batch["class_ids"][:, place]
         return prepared(context)({**batch, "class_ids": known})
 
-    found = context.outputs(
-        WHOLE, rename={"batch": None}, prepare=context.cached(("class", place), lambda: prepare)
-    )
+    found = context.outputs(WHOLE, rename={"batch": None}, prepare=context.cached(("class", place), lambda: prepare))
     return found["terms"]["class"]
 
 
