@@ -74,7 +74,7 @@ class ScPrintPreTrainedModel(CellPreTrainedModel):
         body = self if isinstance(self, ScPrintModel) else self.scprint
         return body.genes
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, **_: Any) -> GeneTables:  # type: ignore[override]
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, **_: Any) -> GeneTables:
         """Append genes without vectors (zeros) to the tables; ``add_genes`` brings vectors with them."""
         tables = self.get_input_embeddings()
         missing = (new_num_tokens or tables.num_embeddings) - tables.num_embeddings
@@ -157,9 +157,7 @@ class ScPrintModel(ScPrintPreTrainedModel):
         asked = self.config.output_attentions if output_attentions is None else output_attentions
         keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         genes = self._gene_tokens(input_ids, inputs_embeds, values, attention_mask, masked)
-        alive = None if attention_mask is None else attention_mask.bool().any(1)
-        # A cell without a gene attends to its padding, and gives zeros in the end.
-        visible = None if attention_mask is None else attention_mask.bool() | ~alive[:, None]
+        visible = None if attention_mask is None else attention_mask.bool()
         cells = cell_states
         if cells is None:
             cells = self._cell_tokens(len(genes), values, attention_mask, depth, is_metacell)
@@ -170,17 +168,20 @@ class ScPrintModel(ScPrintPreTrainedModel):
             else:
                 found = self._run_together(cells, genes, visible, keep_all=keep_all)
         gene_states, hidden, of_cells, attentions = found
-        if alive is not None:
-            shown = alive.to(gene_states.dtype)
-            gene_states = gene_states * shown[:, None, None]
-            of_cells = [states * shown[:, None, None] for states in of_cells]
-            attentions = [one if one is None else one * shown[:, None, None, None] for one in attentions]
+        if visible is not None:
+            # A cell without a gene has nothing to attend to, and gives zeros.
+            shown = visible.any(1)[:, None, None].to(gene_states.dtype)
+            gene_states = gene_states * shown
+            of_cells = [*of_cells[:-1], of_cells[-1] * shown] if of_cells else []
+        embedding = self.pool(self._pooled(of_cells)) if of_cells else None
+        if embedding is not None and visible is not None:
+            embedding = embedding * visible.any(1, keepdim=True)
         hidden = [*hidden, gene_states]
         return ScPrintOutput(
             last_hidden_state=gene_states,
-            cell_embedding=self.pool(self._pooled(of_cells)) if of_cells else None,
+            cell_embedding=embedding,
             hidden_states=tuple(hidden) if keep_all else None,
-            attentions=tuple(attentions) if asked else None,
+            attentions=tuple(one for one in attentions if one is not None) if asked else None,
             cell_states=of_cells[-1] if of_cells else None,
             cell_hidden_states=tuple(of_cells) if keep_all and of_cells else None,
         )
@@ -241,7 +242,7 @@ class ScPrintModel(ScPrintPreTrainedModel):
         wanted = self.config.embedding_layer % (n_layers + 1)
         states = torch.cat([cells, genes], 1)
         if visible is not None:
-            visible = torch.cat([visible.new_ones(len(cells), n_cell_tokens), visible], 1)
+            visible = torch.cat([visible.any(1, keepdim=True).expand(-1, n_cell_tokens), visible], 1)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=visible)
         hidden: list[Tensor] = []
         of_cells: list[Tensor] = []

@@ -41,7 +41,8 @@ class GeneNetwork:
 
     def __init__(self, model: ScPrintModel, *, layers: Sequence[int] | None = None) -> None:
         config = model.config
-        attentions = [one.attention for one in model.layers if not one.attention.crossed]
+        all_attentions = [module for module in model.layers.modules() if isinstance(module, GroupedAttention)]
+        attentions = [attention for attention in all_attentions if not attention.crossed]
         if wrong := [layer for layer in layers or () if not 0 <= layer < len(attentions)]:
             raise ValueError(f"layers={wrong} do not exist: the model has {len(attentions)}.")
         self.model = model

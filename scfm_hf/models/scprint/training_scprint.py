@@ -79,12 +79,13 @@ def pretraining_step(
     total = (values if real is None else values * real).sum(1)
     given.setdefault("depth", total)
     full = model(**given, **of_cells, labels=values)
-    terms = {f"full.{name}": term for name, term in full.terms.items() if name != "expression"}
-    loss = model.total_loss({name: term for name, term in full.terms.items() if name != "expression"})
+    counted = {name: term for name, term in full.terms.items() if name != "expression"}
+    terms = {f"full.{name}": term for name, term in counted.items()}
+    loss = model.total_loss(counted)
     outputs = [full]
 
     def add(name: str, output: ScPrintPreTrainingOutput) -> Tensor:
-        kept = {one: term for one, term in output.terms.items() if one != "cell_expression"}
+        kept = {one: term for one, term in (output.terms or {}).items() if one != "cell_expression"}
         terms.update({f"{name}.{one}": term for one, term in kept.items()})
         outputs.append(output)
         return model.total_loss(kept)

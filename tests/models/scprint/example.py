@@ -50,5 +50,6 @@ class Example(FamilyExample):
         return {
             "test_resize_.*": tables,
             "test_model_get_set_embeddings": tables,
+            "test_enable_input_require_grads_with_gradient_checkpointing": tables,
             "test_attention_outputs": tokens,
         }
