@@ -30,6 +30,11 @@ def hierarchical_loss(logits: Tensor, classes: Tensor, groups: Mapping[str, Sequ
         -1 unknown; a leaf, or the number of a group, int64, (n_cells,).
     groups
         Number of a group, as text -> its leaves.
+
+    Raises
+    ------
+    ValueError
+        If a number is of no leaf and no group.
     """
     n_leaves = logits.shape[1]
     wanted = nn.functional.one_hot(classes.clamp(0, n_leaves - 1), n_leaves).to(logits.dtype)
@@ -39,8 +44,10 @@ def hierarchical_loss(logits: Tensor, classes: Tensor, groups: Mapping[str, Sequ
     in_group = classes >= n_leaves
     if in_group.any():
         members = torch.zeros(len(logits), n_leaves, dtype=torch.bool, device=logits.device)
-        for row in in_group.nonzero().flatten().tolist():
-            members[row, list(groups[str(int(classes[row]))])] = True
+        for number in classes[in_group].unique().tolist():
+            if str(number) not in groups:
+                raise ValueError(f"There is no label {number}: {n_leaves} leaves, and groups {', '.join(groups)}.")
+            members[(classes == number).nonzero(), torch.tensor(groups[str(number)], device=logits.device)] = True
         weights = weights.masked_fill(members, 0)
         lowest = torch.finfo(logits.dtype).min
         of_group = logits.masked_fill(~members, lowest).logsumexp(1)
@@ -68,9 +75,10 @@ def dissimilarity_loss(cell_states: Tensor, *, first_version: bool = False) -> T
     if first_version:
         return cosine.abs().mean()
     differences = cell_states[:, :, None] - cell_states[:, None]
+    squares = differences.square().sum(-1)
     # No square root of 0: its gradient is none.
-    squares = differences.square().sum(-1) + (~off_diagonal).to(unit.dtype)
-    distance = squares.sqrt() * off_diagonal / size**0.5 + 1e-3
+    equal = squares == 0
+    distance = (squares + equal).sqrt() * ~equal / size**0.5 + 1e-3
     return 0.5 * cosine.square().mean() + 0.5 / distance.mean()
 
 
