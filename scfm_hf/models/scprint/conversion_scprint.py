@@ -65,11 +65,10 @@ RULES: tuple[Rename | Drop, ...] = (
 
 def recognise(source: SourceFolder) -> bool:
     """Whether a folder holds an scPRINT's Lightning checkpoint."""
-    if source.find("config.json") is not None and not list(source.home.glob(_WEIGHTS)):
+    if not any(source.home.glob(_WEIGHTS)):
         return False
-    if not list(source.home.glob(_WEIGHTS)):
-        return False
-    published = source.checkpoint(source.weights(_WEIGHTS)).get("hyper_parameters")
+    content = source.checkpoint(source.weights(_WEIGHTS))
+    published = content.get("hyper_parameters") if isinstance(content, dict) else None
     return isinstance(published, dict) and published.keys() >= _OWN_KEYS
 
 
@@ -84,7 +83,7 @@ def convert(source: SourceFolder) -> ConvertedCheckpoint:
     """
     weights = source.weights(_WEIGHTS)
     content = source.checkpoint(weights)
-    published = content.get("hyper_parameters")
+    published = content.get("hyper_parameters") if isinstance(content, dict) else None
     if not isinstance(published, dict) or not published.keys() >= _OWN_KEYS:
         raise CheckpointError(
             f"{weights} is no scPRINT: its hyper_parameters do not have {', '.join(sorted(_OWN_KEYS))}. Take one of "
