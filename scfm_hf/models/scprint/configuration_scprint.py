@@ -64,6 +64,9 @@ class ScPrintConfig(CellConfig):
         Add the squared error of the profiles, scaled to a total of 10,000, to the loss of the expression.
     first_version_losses
         Terms of version 1 for dissimilarity and the scale of the profile error.
+    group_column_in_mean
+        Divide the loss of classes by a number more a cell wherever the batch has a label that is a group, as the
+        original does.
     first_version_contrast
         Contrast of version 1, which takes its cosines along the wrong axis.
     """
@@ -115,6 +118,7 @@ class ScPrintConfig(CellConfig):
     profile_error: bool = False
     first_version_losses: bool = False
     first_version_contrast: bool = False
+    group_column_in_mean: bool = False
 
     def check(self) -> None:
         """Raise ValueError if a field has a value that an scPRINT cannot have."""

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _PROFILE_TOTAL = 10_000.0
 
 
-def hierarchical_loss(logits: Tensor, classes: Tensor, groups: Mapping[str, Sequence[int]]) -> Tensor:
+def hierarchical_loss(
+    logits: Tensor, classes: Tensor, groups: Mapping[str, Sequence[int]], *, counts_groups: bool = False
+) -> Tensor:
     """Binary cross entropy of labels that may be leaves or groups of leaves, scalar.
 
     A leaf must score high and the others low. Of a group it is the log-sum-exp of its leaves that must score high, and
@@ -30,6 +32,9 @@ def hierarchical_loss(logits: Tensor, classes: Tensor, groups: Mapping[str, Sequ
         -1 unknown; a leaf, or the number of a group, int64, (n_cells,).
     groups
         Number of a group, as text -> its leaves.
+    counts_groups
+        Where any cell has a group, divide by one number more a cell, as the original does: what a cell costs then
+        depends on the others.
 
     Raises
     ------
@@ -54,7 +59,8 @@ def hierarchical_loss(logits: Tensor, classes: Tensor, groups: Mapping[str, Sequ
         logits = torch.cat([logits, torch.where(in_group, of_group, 0)[:, None]], 1)
         column = in_group.to(logits.dtype)[:, None]
         wanted, weights = torch.cat([wanted, column], 1), torch.cat([weights, column], 1)
-    return nn.functional.binary_cross_entropy_with_logits(logits, wanted, weight=weights)
+    costs = nn.functional.binary_cross_entropy_with_logits(logits, wanted, weight=weights, reduction="sum")
+    return costs / (logits.numel() if counts_groups else len(logits) * n_leaves)
 
 
 def dissimilarity_loss(cell_states: Tensor, *, first_version: bool = False) -> Tensor:

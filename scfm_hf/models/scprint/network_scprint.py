@@ -37,9 +37,14 @@ class GeneNetwork:
         The encoder (``model.scprint`` of a model with heads), in evaluation mode.
     layers
         Numbers of the layers to read, from 0; None: all.
+    genes
+        Vocabulary ids of the genes of the network, (n_genes,); others take part in the cells alone. None: all; the sums
+        of a large model over all genes are several GB.
     """
 
-    def __init__(self, model: ScPrintModel, *, layers: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, model: ScPrintModel, *, layers: Sequence[int] | None = None, genes: Tensor | None = None
+    ) -> None:
         config = model.config
         all_attentions = [module for module in model.layers.modules() if isinstance(module, GroupedAttention)]
         attentions = [attention for attention in all_attentions if not attention.crossed]
@@ -49,9 +54,12 @@ class GeneNetwork:
         self.attentions = [attentions[layer] for layer in (range(len(attentions)) if layers is None else layers)]
         self.n_cell_tokens = 0 if config.cell_blocks else config.n_cell_tokens
         self.head_size = config.hidden_size // config.num_attention_heads
-        n_rows = self.n_cell_tokens + config.vocab_size
+        self._genes = torch.arange(config.vocab_size) if genes is None else genes.cpu().unique()
+        self._row_of_gene = torch.full((config.vocab_size,), -1)
+        self._row_of_gene[self._genes] = torch.arange(len(self._genes)) + self.n_cell_tokens
+        n_rows = self.n_cell_tokens + len(self._genes)
         n_heads = len(self.attentions) * config.num_attention_heads
-        # Cell tokens first, then the genes of the vocabulary.
+        # Cell tokens first, then the genes.
         self._sums = torch.zeros(2, n_heads, n_rows, self.head_size, dtype=torch.float64)
         self._counts = torch.zeros(n_rows, dtype=torch.float64)
 
@@ -60,12 +68,12 @@ class GeneNetwork:
         """Add a batch of cells: inputs of :meth:`ScPrintModel.forward`."""
         with _Recorder(self.attentions) as recorder:
             self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        rows = input_ids.cpu() + self.n_cell_tokens
+        rows = self._row_of_gene[input_ids.cpu()]
         cell_rows = torch.arange(self.n_cell_tokens).expand(len(rows), -1)
         rows = torch.cat([cell_rows, rows], 1)
-        real = torch.ones_like(rows, dtype=torch.bool)
+        real = rows >= 0
         if attention_mask is not None:
-            real[:, self.n_cell_tokens :] = attention_mask.cpu().bool()
+            real[:, self.n_cell_tokens :] &= attention_mask.cpu().bool()
         where = rows[real]
         self._counts.index_add_(0, where, torch.ones(len(where), dtype=torch.float64))
         for side, parts in enumerate(zip(*recorder.found, strict=True)):
@@ -76,7 +84,7 @@ class GeneNetwork:
     @property
     def gene_ids(self) -> Tensor:
         """Vocabulary ids of the genes that were seen, int64, (n_genes,), in the order of the network."""
-        return self._counts[self.n_cell_tokens :].nonzero().flatten()
+        return self._genes[self._counts[self.n_cell_tokens :] > 0]
 
     def network(
         self,

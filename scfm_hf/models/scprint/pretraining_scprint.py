@@ -194,6 +194,14 @@ class ScPrintForPreTraining(ScPrintPreTrainedModel):
         weights = self.weights
         return torch.stack([weights[name] * term.float() for name, term in terms.items()]).sum()
 
+    def predicted_labels(self, class_logits: tuple[Tensor, ...]) -> dict[str, list[str]]:
+        """The best leaf label of each cell by class: ontology ids, or numbers where the checkpoint names none."""
+        config, found = self.config, {}
+        for name, scores in zip(config.class_names or (), class_logits, strict=True):
+            names = (config.label_names or {}).get(name, {})
+            found[name] = [names.get(str(number), str(number)) for number in scores.argmax(1).tolist()]
+        return found
+
     # ------------------------------------------------------------------------------------------------------- losses
 
     def _expression_terms(
@@ -220,21 +228,24 @@ class ScPrintForPreTraining(ScPrintPreTrainedModel):
 
     def _class_terms(self, cells: Tensor, logits: tuple[Tensor, ...], class_ids: Tensor) -> dict[str, Tensor]:
         """Sums over the classes: labels from their own tokens, and, adversarially, from those of the other classes."""
-        names = self.config.class_names or []
-        hierarchy = self.config.label_hierarchy or {}
-        groups = [hierarchy.get(name, {}) for name in names]
-        own = [hierarchical_loss(scores, class_ids[:, place], groups[place]) for place, scores in enumerate(logits)]
-        terms = {"class": torch.stack(own).sum()}
-        if self.config.adversarial_weight and len(names) > 1:
-            tokens = cells[:, self.config.first_class :]
-            others = (tokens.sum(1, keepdim=True) - tokens) / (len(names) - 1)
+        terms = {"class": self._labels_loss(logits, class_ids)}
+        tokens = cells[:, self.config.first_class :]
+        if self.config.adversarial_weight and tokens.shape[1] > 1:
             assert self.class_decoders is not None
-            wrong = [
-                hierarchical_loss(scores, class_ids[:, place], groups[place])
-                for place, scores in enumerate(self.class_decoders(reverse_gradient(others)))
-            ]
-            terms["adversarial"] = torch.stack(wrong).sum()
+            others = (tokens.sum(1, keepdim=True) - tokens) / (tokens.shape[1] - 1)
+            terms["adversarial"] = self._labels_loss(self.class_decoders(reverse_gradient(others)), class_ids)
         return terms
+
+    def _labels_loss(self, logits: tuple[Tensor, ...], class_ids: Tensor) -> Tensor:
+        """Sum of the hierarchical losses of all classes, scalar."""
+        config = self.config
+        groups = [(config.label_hierarchy or {}).get(name, {}) for name in config.class_names or ()]
+        columns = zip(logits, class_ids.unbind(1), groups, strict=True)
+        losses = [
+            hierarchical_loss(scores.float(), classes, of_class, counts_groups=config.group_column_in_mean)
+            for scores, classes, of_class in columns
+        ]
+        return torch.stack(losses).sum()
 
     def _embedding_terms(self, cells: Tensor) -> dict[str, Tensor]:
         """Terms on the cell tokens and on the cell embedding."""

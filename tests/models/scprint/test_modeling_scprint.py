@@ -150,6 +150,21 @@ def test_a_group_is_met_by_any_of_its_leaves() -> None:
     assert hierarchical_loss(wrong, torch.tensor([-1]), groups) == 0, "an unknown label costs nothing"
 
 
+def test_what_a_cell_costs_depends_on_no_other_unless_asked() -> None:
+    logits, groups = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), {"3": [0, 1]}
+    classes = torch.tensor([2, 3])
+    for counts_groups in (False, True):
+        options = {"groups": groups, "counts_groups": counts_groups}
+        alone = [hierarchical_loss(logits[row, None], classes[row, None], **options) for row in (0, 1)]
+        assert close(hierarchical_loss(logits, classes, **options), sum(alone) / 2) == (not counts_groups)
+
+
+def test_labels_are_named() -> None:
+    model = WHOLE.model(label_names={"cell_type": {"1": "CL:0000236"}})
+    scores = (torch.tensor([[0.0, 1, 0, 0]]), torch.tensor([[1.0, 0]]), torch.tensor([[0.0, 0, 1]]))
+    assert model.predicted_labels(scores) == {"cell_type": ["CL:0000236"], "sex": ["0"], "disease": ["2"]}
+
+
 def test_a_label_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match="7"):
         hierarchical_loss(torch.zeros(1, 3), torch.tensor([7]), {"3": [0, 1]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,6 +44,14 @@ def test_a_network_is_of_the_genes_that_were_seen() -> None:
     assert made.network().shape == (len(seen), len(seen))
     assert made.network(heads="none").shape == (len(seen), len(seen), 4)
     assert collected(layers=[1]).network(heads="none").shape[-1] == 2
+
+
+def test_genes_of_the_network_can_be_chosen() -> None:
+    whole, chosen = collected(), collected().gene_ids[::3]
+    part = collected(genes=chosen)
+    assert torch.equal(part.gene_ids, chosen)
+    scores = whole.network(weighting="none")[::3, ::3]
+    assert torch.allclose(part.network(weighting="none"), scores), "others take part in the cells all the same"
 
 
 def test_cells_may_come_in_any_batches() -> None:
@@ -110,7 +119,7 @@ def test_a_step_has_a_pass_each_and_lowers_the_loss(layout: dict[str, Any]) -> N
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert {name.split(".")[0] for name in terms} == {"full", "mask", "denoise", "generation", "contrast"}
     assert "full.expression" not in terms
     assert losses[-1] < losses[0]
@@ -148,8 +157,6 @@ def test_a_model_reads_cells_of_a_new_species(tmp_path: Path) -> None:
     loaded, tokenizer = AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert torch.equal(loaded(**BASE.inputs()).cell_embedding, before), "what it knew is as it was"
     assert loaded.config.vocabulary_digest == tokenizer.vocabulary_digest
-    import anndata
-
     fish = anndata.AnnData(np.eye(5, dtype=np.float32) + 1)
     fish.var_names = vectors.index
     batch = tokenizer(fish, padding=True, return_tensors="pt")

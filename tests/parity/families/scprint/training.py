@@ -45,7 +45,7 @@ def labelled(context: Context) -> Callable[[dict[str, Tensor]], dict[str, Tensor
 def losses(context: Context) -> dict[str, Any]:
     """Terms and their sum; version 2 of the original cannot run the term of batches."""
     plain_sum = context.name == "loss.plain_total"
-    load = {"profile_error": context.name in ("loss", "loss.expr")}
+    load = {"profile_error": context.name in ("loss", "loss.expr"), "group_column_in_mean": True}
     if plain_sum:
         load |= {"similarity_weight": 0.0, "adversarial_weight": 0.0}
     if context.name == "loss.nb":
@@ -63,12 +63,14 @@ def class_loss(context: Context) -> Array:
     """The term of one class: of the others nothing is known."""
     place = context.model(BASE).config.class_names.index(context.options["class"])
 
-    def prepare(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def only_this(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         known = torch.full_like(batch["class_ids"], -1)
         known[:, place] = batch["class_ids"][:, place]
         return prepared(context)({**batch, "class_ids": known})
 
-    found = context.outputs(WHOLE, rename={"batch": None}, prepare=context.cached(("class", place), lambda: prepare))
+    prepare = context.cached(("class", place), lambda: only_this)
+    load = {"group_column_in_mean": True}
+    found = context.outputs(WHOLE, load=load, rename={"batch": None}, prepare=prepare)
     return found["terms"]["class"]
 
 
@@ -77,7 +79,8 @@ def step(context: Context) -> tuple[Array, dict[str, Array]]:
 
     def train() -> tuple[Array, dict[str, Array]]:
         first = context.model(BASE).config.base_first
-        model = context.model(WHOLE, first_version_contrast=first, contrastive_temperature=0.5)
+        options = {"first_version_contrast": first, "group_column_in_mean": True, "contrastive_temperature": 0.5}
+        model = context.model(WHOLE, **options)
         given = {name: torch.from_numpy(value) for name, value in context.inputs().items()}
         noisy = [given.pop(name) for name in sorted(given) if name.startswith("noisy")]
         (masked,) = (given.pop(name).bool() for name in sorted(given) if name.startswith("mask."))
@@ -96,7 +99,7 @@ def step_term(context: Context) -> Array:
     name = context.name.removeprefix("train.loss.")
     if name == "cce":
         return step(context)[1]["contrast"]
-    place, _, _ = next((theirs, ours, None) for theirs, ours in PASSES.items() if name.startswith(f"{theirs}_"))
+    place = next(theirs for theirs in PASSES if name.startswith(f"{theirs}_"))
     made = f"{PASSES[place]}.{TERMS[name.removeprefix(f'{place}_')]}"
     # The first pass has no term of the expression.
     return np.zeros(1) if made == "full.expression" else step(context)[1][made]
