@@ -115,7 +115,7 @@ def check_pair(tokenizer: CellTokenizer, model: PreTrainedModel) -> None:
     """Raise CompatibilityError unless tokenizer and model were built for the same vocabulary."""
     wanted, found = model.config.vocabulary_digest, tokenizer.vocabulary_digest
     if wanted is None:
-        size = model.get_input_embeddings().weight.shape[0] if model.get_input_embeddings() is not None else None
+        size = getattr(model.get_input_embeddings(), "num_embeddings", None)
         if size is not None and size != len(tokenizer):
             raise CompatibilityError(
                 f"The tokenizer has {len(tokenizer)} entries, the model's embedding {size}: they do not belong "
