@@ -34,8 +34,9 @@ class CellLMConfig(CellConfig):
     feature_redraw_interval
         Draw other random features every so many forward passes of training (the original: 1,000); None: never.
     attentions_as_original
-        Attention probabilities as scBERT's and CellLM's code gives them: of the states behind the attention's own
-        residual, with padding's share left out and not made up for; and last states that are not zero at padding.
+        Attention probabilities as the original gives them: of the states behind the attention's own residual, padding
+        among the keys; beside them, last states that are not zero at padding. Else they are the shares among the real
+        tokens, of the states that the layer saw.
     pooling
         ``cls``: state of ``<cls>``, as the paper. ``mean``: over the genes.
     classifier_type

@@ -155,7 +155,7 @@ class CellLMModel(CellLMPreTrainedModel):
             last_hidden_state=kept[n_layers],
             cell_embedding=self.pool(kept[wanted], input_ids, mask),
             hidden_states=tuple(kept[i] for i in sorted(kept)) if keep_all else None,
-            attentions=tuple(map(self._shares, attentions)) if output_attentions else None,
+            attentions=tuple(self._shares(one, mask) for one in attentions) if output_attentions else None,
         )
 
     def with_padding(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -183,13 +183,15 @@ class CellLMModel(CellLMPreTrainedModel):
             genes = genes & (torch.arange(genes.shape[1], device=genes.device) > 0)
         return masked_mean(states, genes)
 
-    def _shares(self, probabilities: Tensor) -> Tensor:
+    def _shares(self, probabilities: Tensor, mask: Tensor) -> Tensor:
         """Attention among the tokens that the caller knows, (n_cells, n_heads, n_tokens, n_tokens)."""
-        if not self.config.mask_keys:
-            probabilities = probabilities[..., :-1, :-1]
-        if self.config.attentions_as_original:
+        if self.config.mask_keys:
             return probabilities
-        return probabilities / probabilities.sum(-1, keepdim=True).clamp(min=torch.finfo(probabilities.dtype).tiny)
+        shown, padding = probabilities[..., :-1, :-1], probabilities[..., :-1, -1:]
+        if self.config.attentions_as_original:
+            n_padding = self.config.max_position_embeddings - mask.sum(1)[:, None, None, None]
+            return torch.where(mask[:, None, None].bool(), shown, padding / n_padding.clamp(min=1))
+        return shown / shown.sum(-1, keepdim=True).clamp(min=torch.finfo(shown.dtype).tiny)
 
 
 class CellLMForMaskedLM(CellLMPreTrainedModel):
