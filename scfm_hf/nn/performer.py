@@ -94,9 +94,7 @@ class PerformerAttention(nn.Module):
         """Draw another projection."""
         self.projection.copy_(draw_projection(self.num_random_features, self.head_size))
 
-    def forward(
-        self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None) -> Tensor:
         """Attend.
 
         Parameters
@@ -235,15 +233,11 @@ class PerformerLayer(GradientCheckpointingLayer):
         self.linear2 = nn.Linear(intermediate_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None) -> Tensor:
         """(n_cells, n_tokens, hidden_size) -> the same; the other inputs are those of :class:`PerformerAttention`."""
         return self.feed_forward(self.attend(states, attention_mask, key_counts))
 
-    def attend(
-        self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None) -> Tensor:
         """First half of the layer, with its residual."""
         return states + self.dropout(self.self_attn(self.norm1(states), attention_mask, key_counts))
 

@@ -60,7 +60,7 @@ class CellLMConfig(CellConfig):
     """
 
     model_type = "scfm-celllm"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = [*NOT_PREDICTIONS, "drug_embedding", "view_embedding", "losses"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [*NOT_PREDICTIONS, "view_embedding", "losses"]
     poolings: ClassVar[tuple[str, ...]] = ("cls", "mean")
 
     vocab_size: int = 19_381
@@ -123,7 +123,9 @@ class CellLMConfig(CellConfig):
                 f"{self.num_genes:,} genes."
             )
         if self.vocab_size < self.num_genes + 2:
-            raise ValueError(f"vocab_size={self.vocab_size} has no place for {self.num_genes:,} genes, cls and padding.")
+            raise ValueError(
+                f"vocab_size={self.vocab_size} has no place for {self.num_genes:,} genes, cls and padding."
+            )
         for name in ("cls_value_id", "pad_value_id", "mask_value_id"):
             if not 0 <= getattr(self, name) < self.num_values:
                 raise ValueError(f"{name}={getattr(self, name)} is none of the {self.num_values} tokens of expression.")

@@ -67,7 +67,7 @@ _RESPONSE_RULES: tuple[Rename | Drop, ...] = (
         for number, place in enumerate((0, 3, 6))
     ),
 )
-_MASKED_RULES: tuple[Rename | Drop, ...] = (Rename(_FROM + "to_out" + _WB, r"lm_head.\1"),)
+_MASKED_RULES: tuple[Rename | Drop, ...] = (Rename(_FROM + "to_out" + _WB, r"value_head.\1"),)
 
 
 def recognise(source: SourceFolder) -> bool:

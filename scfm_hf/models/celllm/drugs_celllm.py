@@ -32,15 +32,12 @@ class CellLMDrugResponseOutput(ModelOutput):
         Mean squared error, or binary cross entropy; scalar, only with ``labels``.
     logits
         Predicted response, or the score of a sensitive cell, float, (n_pairs, 1).
-    drug_embedding
-        Highest state of the drug's atoms in each layer, (n_pairs, num_drug_layers * drug_hidden_size).
     cell_embedding, hidden_states, attentions
         As of the encoder.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    drug_embedding: Tensor | None = None
     cell_embedding: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -69,9 +66,7 @@ class GraphLayer(nn.Module):
 
     def forward(self, atoms: Tensor, bonds: Tensor, atom_mask: Tensor) -> Tensor:
         """(n_pairs, n_atoms, input_size) -> (n_pairs, n_atoms, hidden_size)."""
-        source, target = (
-            bonds[..., end].clamp(min=0)[..., None].expand(-1, -1, atoms.shape[-1]) for end in range(2)
-        )
+        source, target = (bonds[..., end].clamp(min=0)[..., None].expand(-1, -1, atoms.shape[-1]) for end in range(2))
         messages = atoms.gather(1, source) * (bonds[..., :1] >= 0).to(atoms.dtype)
         summed = ((1 + self.eps) * atoms).scatter_add(1, target, messages)
         return self.norm(self.linear2(self.linear1(summed).relu()).relu(), atom_mask, None)
@@ -167,23 +162,19 @@ class CellLMForDrugResponse(CellLMPreTrainedModel):
         """
         if atom_features is None or bonds is None:
             raise ValueError("Give the drug of each pair as atom_features= and bonds=, see pad_drugs.")
-        encoded = self.celllm(
-            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states
-        )
+        encoded = self.celllm(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
         head = self.drug_response
         if atom_mask is None:
             atom_mask = torch.ones(atom_features.shape[:2], dtype=torch.long, device=atom_features.device)
-        drugs = head.embed_drugs(atom_features, bonds, atom_mask)
+        drugs = head.drug_branch(head.embed_drugs(atom_features, bonds, atom_mask))
         cells = head.cell_branch(encoded.last_hidden_state, input_ids, attention_mask)
-        logits = head(cells, head.drug_branch(drugs))
+        logits = head(cells, drugs)
         loss = None
         if labels is not None:
             regresses = self.config.response_type == "regression"
             compare = nn.functional.mse_loss if regresses else nn.functional.binary_cross_entropy_with_logits
             loss = compare(logits[:, 0].float(), labels.float())
-        return CellLMDrugResponseOutput(
-            loss, logits, drugs, encoded.cell_embedding, encoded.hidden_states, encoded.attentions
-        )
+        return CellLMDrugResponseOutput(loss, logits, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)
 
 
 def pad_drugs(drugs: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> dict[str, Tensor]:

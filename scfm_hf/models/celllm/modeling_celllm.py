@@ -48,7 +48,7 @@ class CellLMPreTrainedModel(CellPreTrainedModel):
     _supports_flex_attn = False
     _supports_attention_backend = False
     _no_split_modules = ["CellLMEmbeddings", "PerformerLayer"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [r"^(lm_head|tissue_head|classifier|drug_response)\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^(value_head|tissue_head|classifier|drug_response)\."]  # noqa: RUF012
 
 
 class CellLMModel(CellLMPreTrainedModel):
@@ -200,7 +200,7 @@ class CellLMForMaskedLM(CellLMPreTrainedModel):
     def __init__(self, config: CellLMConfig) -> None:
         super().__init__(config)
         self.celllm = CellLMModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.num_values)
+        self.value_head = nn.Linear(config.hidden_size, config.num_values)
         self.post_init()
 
     @can_return_tuple
@@ -219,10 +219,8 @@ class CellLMForMaskedLM(CellLMPreTrainedModel):
         ``labels`` are tokens of expression, int64, (n_cells, n_tokens), -100 where nothing is to be predicted. The
         other inputs are those of :meth:`CellLMModel.forward`.
         """
-        encoded = self.celllm(
-            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states
-        )
-        logits = self.lm_head(encoded.last_hidden_state)
+        encoded = self.celllm(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        logits = self.value_head(encoded.last_hidden_state)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
@@ -309,9 +307,7 @@ class CellLMForSequenceClassification(CellLMPreTrainedModel):
         ``labels`` are class numbers, int64, (n_cells,). ``inputs_embeds`` stand beside ``input_ids`` for the head by
         genes, which must know them. The other inputs are those of :meth:`CellLMModel.forward`.
         """
-        encoded = self.celllm(
-            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states
-        )
+        encoded = self.celllm(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
         logits = self.classifier(encoded.last_hidden_state, input_ids, attention_mask)
         loss = None
         if labels is not None and self.config.class_weights is not None:

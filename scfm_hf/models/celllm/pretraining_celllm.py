@@ -69,7 +69,7 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
     def __init__(self, config: CellLMConfig) -> None:
         super().__init__(config)
         self.celllm = CellLMModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.num_values)
+        self.value_head = nn.Linear(config.hidden_size, config.num_values)
         self.tissue_head = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -81,7 +81,7 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        tissue_labels: Tensor | None = None,
+        tissues: Tensor | None = None,
     ) -> CellLMPreTrainingOutput:
         """Encode cells, and compute the losses that there are labels for; in training the contrast too.
 
@@ -91,7 +91,7 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
             As of :meth:`CellLMModel.forward`; see :func:`mask_values`.
         labels
             Tokens of expression, int64, (n_cells, n_tokens), -100 where nothing is to be predicted.
-        tissue_labels
+        tissues
             0 = normal, 1 = tumour, int64, (n_cells,); -100 where it is not known.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
@@ -104,19 +104,19 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
             self._encode(contrasts, *(None if one is None else one[start : start + size] for one in inputs))
             for start in range(0, len(given), size)
         ]
-        logits, first, second = (torch.cat(parts) if parts[0] is not None else None for parts in zip(*chunks, strict=True))
+        logits, first, second = (
+            torch.cat(parts) if parts[0] is not None else None for parts in zip(*chunks, strict=True)
+        )
         assert logits is not None
         assert first is not None
         tissue_logits = self.tissue_head(first)
         losses: dict[str, Tensor] = {}
         if labels is not None:
             losses["masked"] = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        if tissue_labels is not None:
-            losses["tissue"] = nn.functional.cross_entropy(tissue_logits.float(), tissue_labels)
+        if tissues is not None:
+            losses["tissue"] = nn.functional.cross_entropy(tissue_logits.float(), tissues)
         if second is not None:
-            losses["contrastive"] = contrastive_loss(
-                first.float(), second.float(), self.config.contrastive_temperature
-            )
+            losses["contrastive"] = contrastive_loss(first.float(), second.float(), self.config.contrastive_temperature)
         weights = {name: getattr(self.config, f"{name}_weight") for name in losses}
         loss = sum((weights[name] * value for name, value in losses.items()), start=first.new_zeros(()))
         return CellLMPreTrainingOutput(loss if losses else None, logits, tissue_logits, second, first, losses or None)
@@ -134,7 +134,7 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
         def views(*inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
             encoded = self.celllm(*inputs)
             again = self.celllm(*inputs).cell_embedding if contrasts else None
-            return self.lm_head(encoded.last_hidden_state), encoded.cell_embedding, again
+            return self.value_head(encoded.last_hidden_state), encoded.cell_embedding, again
 
         inputs = (input_ids, values, attention_mask, inputs_embeds)
         if self.config.cells_per_chunk is None or not torch.is_grad_enabled():

@@ -49,5 +49,5 @@ class Example(FamilyExample):
         wanted = inputs["attention_mask"].bool() & (torch.arange(inputs["values"].shape[1]) % 3 == 1)
         labels = {"labels": inputs["values"].masked_fill(~wanted, -100)}
         if class_name == "CellLMForPreTraining":
-            labels["tissue_labels"] = torch.arange(len(wanted)) % 2
+            labels["tissues"] = torch.arange(len(wanted)) % 2
         return labels
