@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -18,6 +18,8 @@ class CellLMConfig(CellConfig):
     ----------
     num_genes
         Genes; their ids come first. ``vocab_size`` counts ``<cls>`` and padding too.
+    cls_token_id, pad_token_id
+        Ids of ``<cls>`` and of padding: those behind the genes.
     num_values
         Tokens of expression: 0 to 5, then those of ``<cls>`` and of padding.
     cls_value_id, pad_value_id, mask_value_id
@@ -69,8 +71,8 @@ class CellLMConfig(CellConfig):
     cls_value_id: int = 6
     pad_value_id: int = 7
     mask_value_id: int = 7
-    cls_token_id: int | None = 19_379
-    pad_token_id: int | None = 19_380
+    cls_token_id: int | None = None
+    pad_token_id: int | None = None
     hidden_size: int = 512
     num_hidden_layers: int = 10
     num_attention_heads: int = 16
@@ -105,6 +107,11 @@ class CellLMConfig(CellConfig):
     masked_weight: float | int = 1.0
     tissue_weight: float | int = 1.0
     cells_per_chunk: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.cls_token_id = self.num_genes if self.cls_token_id is None else self.cls_token_id
+        self.pad_token_id = self.num_genes + 1 if self.pad_token_id is None else self.pad_token_id
+        super().__post_init__(**kwargs)
 
     def check(self) -> None:
         """Raise ValueError if a field has a value that a CellLM cannot have."""

@@ -164,8 +164,8 @@ def _config(tensors: Mapping[str, Tensor], published: Mapping[str, Any], length:
         places = size("classifier.linears.0.weight", 1)
         if places not in (n_genes + 1, length):
             raise CheckpointError(
-                f"The classifier has {places:,} places: neither one a gene and <cls> ({n_genes + 1:,}), nor one a token "
-                f"({length:,}). Say how long the cells are with max_length=."
+                f"The classifier has {places:,} places: neither one a gene and <cls> ({n_genes + 1:,}), nor "
+                f"one a token ({length:,}). Say how long the cells are with max_length=."
             )
         sizes = [size(f"classifier.linears.{number}.weight") for number in range(n_linears)]
         options = {

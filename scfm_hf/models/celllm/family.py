@@ -36,8 +36,6 @@ FAMILY = FamilySpec(
     tiny={
         "vocab_size": 130,
         "num_genes": 128,
-        "cls_token_id": 128,
-        "pad_token_id": 129,
         "hidden_size": 16,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,

@@ -1,4 +1,4 @@
-"""CellLM's scheme: ``<cls>``, then the expressed genes in the model's order, each with its expression cut to a token."""
+"""CellLM's scheme: ``<cls>``, then the expressed genes in the model's order, each with its expression as a token."""
 
 from __future__ import annotations
 

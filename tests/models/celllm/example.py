@@ -51,3 +51,22 @@ class Example(FamilyExample):
         if class_name == "CellLMForPreTraining":
             labels["tissues"] = torch.arange(len(wanted)) % 2
         return labels
+
+    def unfit_for_mixin(self, class_name: str) -> dict[str, str]:
+        features = "attention is by random features, which no other implementation has"
+        reasons = {
+            "test_can_set_attention_dynamically": features,
+            "test_eager_matches_sdpa_inference.*": features,
+            "test_init_weights_can_init_buffers": "the directions of the features are drawn, each time others",
+            "test_resize_tokens_embeddings": "it takes away the row of padding, which is a part of every cell",
+            "test_retain_grad_hidden_states_attentions": (
+                "the probabilities are multiplied out beside the features, which do the work: no gradient reaches them"
+            ),
+        }
+        if class_name in ("CellLMForSequenceClassification", "CellLMForDrugResponse"):
+            reasons["test_inputs_embeds"] = "a head with a place for each gene needs to know the genes"
+        if class_name == "CellLMForPreTraining":
+            whole = "pretraining gives no inner states: it would hold those of all chunks"
+            for name in ("test_hidden_states_output", "test_attention_outputs"):
+                reasons[name] = whole
+        return reasons
