@@ -28,6 +28,8 @@ class CellLMConfig(CellConfig):
     head_dim, num_random_features, kernel_epsilon, key_maximum
         Of the attention, see :class:`~scfm_hf.nn.performer.PerformerAttention`; ``key_maximum="batch"`` is the
         original's way, by which a cell depends on its neighbours.
+    freeze_gene_embeddings
+        Keep the gene embeddings, which come from a network of proteins, as they are.
     mask_keys
         Leave padding out of the attention. Without it, as in the original, every cell is padded to
         ``max_position_embeddings`` and padding takes its share of the attention: the released weights want it so.
@@ -83,6 +85,7 @@ class CellLMConfig(CellConfig):
     num_random_features: int = 266
     kernel_epsilon: float = 1e-4
     key_maximum: str = "cell"
+    freeze_gene_embeddings: bool = True
     mask_keys: bool = False
     max_position_embeddings: int = 6000
     feature_redraw_interval: int | None = None

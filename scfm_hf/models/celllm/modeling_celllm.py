@@ -6,7 +6,7 @@ embedding) -> head.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,14 @@ class CellLMEmbeddings(nn.Module):
         self.values = nn.Embedding(config.num_values, config.hidden_size)
         self.genes = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.is_frozen = config.freeze_gene_embeddings
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; frozen embeddings become so again, for loading makes every parameter trainable."""
+        if self.is_frozen:
+            self.genes.weight.requires_grad_(False)
+        return super().train(mode)
 
     def forward(self, input_ids: Tensor | None, values: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
         """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size)."""

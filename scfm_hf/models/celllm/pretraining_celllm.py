@@ -7,7 +7,7 @@ many cells at a time; "divide and conquer" computes its exact gradient with the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class CellLMPreTrainingOutput(ModelOutput):
         Scores of normal and tumour tissue, float, (n_cells, 2).
     view_embedding
         Cell embedding of the second view, (n_cells, hidden_size); only in training with a contrast.
+    cell_embedding, hidden_states, attentions
+        As of the encoder, of the first view.
     losses
         Those that were computed: ``masked``, ``tissue``, ``contrastive``, each a scalar.
     """
@@ -49,6 +51,8 @@ class CellLMPreTrainingOutput(ModelOutput):
     tissue_logits: Tensor | None = None
     view_embedding: Tensor | None = None
     cell_embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     losses: dict[str, Tensor] | None = None
 
 
@@ -82,6 +86,8 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         tissues: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> CellLMPreTrainingOutput:
         """Encode cells, and compute the losses that there are labels for; in training the contrast too.
 
@@ -93,19 +99,25 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
             Tokens of expression, int64, (n_cells, n_tokens), -100 where nothing is to be predicted.
         tissues
             0 = normal, 1 = tumour, int64, (n_cells,); -100 where it is not known.
+        output_attentions, output_hidden_states
+            As of :meth:`CellLMModel.forward`; the batch then goes through whole.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None:
             raise ValueError("Give the genes of the cells as input_ids= or as inputs_embeds=.")
-        contrasts = self.training and self.config.contrastive_weight > 0
-        size = self.config.cells_per_chunk or len(given)
+        asked = (
+            self.config.output_attentions if output_attentions is None else output_attentions,
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+        )
+        size = len(given) if any(asked) else self.config.cells_per_chunk or len(given)
         inputs = (input_ids, values, attention_mask, inputs_embeds)
         chunks = [
-            self._encode(contrasts, *(None if one is None else one[start : start + size] for one in inputs))
+            self._encode(*(None if one is None else one[start : start + size] for one in inputs), asked=asked)
             for start in range(0, len(given), size)
         ]
         logits, first, second = (
-            torch.cat(parts) if parts[0] is not None else None for parts in zip(*chunks, strict=True)
+            None if parts[0] is None else torch.cat(parts)
+            for parts in zip(*(chunk[:3] for chunk in chunks), strict=True)
         )
         assert logits is not None
         assert first is not None
@@ -119,25 +131,21 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
             losses["contrastive"] = contrastive_loss(first.float(), second.float(), self.config.contrastive_temperature)
         weights = {name: getattr(self.config, f"{name}_weight") for name in losses}
         loss = sum((weights[name] * value for name, value in losses.items()), start=first.new_zeros(()))
-        return CellLMPreTrainingOutput(loss if losses else None, logits, tissue_logits, second, first, losses or None)
+        return CellLMPreTrainingOutput(
+            loss if losses else None, logits, tissue_logits, second, first, *chunks[0][3:], losses or None
+        )
 
-    def _encode(
-        self,
-        contrasts: bool,
-        input_ids: Tensor | None,
-        values: Tensor | None,
-        attention_mask: Tensor | None,
-        inputs_embeds: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits of the values, and the embeddings of both views, of a chunk of cells."""
+    def _encode(self, *inputs: Tensor | None, asked: tuple[bool, bool]) -> tuple[Any, ...]:
+        """Logits of the values, the embeddings of both views, inner states and attentions of a chunk of cells."""
 
-        def views(*inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-            encoded = self.celllm(*inputs)
+        def views(*inputs: Tensor | None) -> tuple[Any, ...]:
+            encoded = self.celllm(*inputs, *asked)
+            contrasts = self.training and self.config.contrastive_weight > 0
             again = self.celllm(*inputs).cell_embedding if contrasts else None
-            return self.value_head(encoded.last_hidden_state), encoded.cell_embedding, again
+            logits = self.value_head(encoded.last_hidden_state)
+            return logits, encoded.cell_embedding, again, encoded.hidden_states, encoded.attentions
 
-        inputs = (input_ids, values, attention_mask, inputs_embeds)
-        if self.config.cells_per_chunk is None or not torch.is_grad_enabled():
+        if self.config.cells_per_chunk is None or any(asked) or not torch.is_grad_enabled():
             return views(*inputs)
         return checkpoint(views, *inputs, use_reentrant=False)
 
