@@ -13,6 +13,7 @@ from transformers.utils.generic import can_return_tuple
 
 from scfm_hf.models.celllm.modeling_celllm import CellLMModel, CellLMPreTrainedModel, TokenScores
 from scfm_hf.nn.batch_norm import TokenBatchNorm
+from scfm_hf.nn.classifiers import ClassifierLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +56,8 @@ class GraphLayer(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(input_size, hidden_size)
-        self.linear2 = nn.Linear(hidden_size, hidden_size)
+        self.linear1 = ClassifierLayer(input_size, hidden_size)
+        self.linear2 = ClassifierLayer(hidden_size, hidden_size)
         self.register_buffer("eps", torch.zeros(1))
         self.norm = TokenBatchNorm(hidden_size, n_domains=1, affine=True, eps=1e-5)
 
@@ -79,14 +80,14 @@ class DrugResponseHead(nn.Module):
         super().__init__()
         self.scores = TokenScores(config, "scatter")
         sizes = (self.scores.n_places, config.response_cell_size, config.response_branch_size)
-        self.cell_linears = nn.ModuleList((nn.Linear(sizes[0], sizes[1]), nn.Linear(sizes[1], sizes[2])))
+        self.cell_linears = nn.ModuleList((ClassifierLayer(sizes[0], sizes[1]), ClassifierLayer(sizes[1], sizes[2])))
         width = config.drug_hidden_size
         self.drug_layers = nn.ModuleList(
             GraphLayer(width if number else config.atom_feature_size, width) for number in range(config.num_drug_layers)
         )
-        self.drug_linear = nn.Linear(config.num_drug_layers * width, config.response_branch_size)
+        self.drug_linear = ClassifierLayer(config.num_drug_layers * width, config.response_branch_size)
         joint = (2 * config.response_branch_size, config.response_hidden_size, config.response_hidden_size, 1)
-        self.linears = nn.ModuleList(nn.Linear(*pair) for pair in zip(joint[:-1], joint[1:], strict=True))
+        self.linears = nn.ModuleList(ClassifierLayer(*pair) for pair in zip(joint[:-1], joint[1:], strict=True))
         self.dropout = nn.Dropout(config.response_dropout)
 
     def forward(self, cells: Tensor, drugs: Tensor) -> Tensor:

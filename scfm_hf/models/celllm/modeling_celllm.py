@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from scfm_hf.models.base import CellPreTrainedModel
 from scfm_hf.models.celllm.configuration_celllm import CellLMConfig
 from scfm_hf.models.outputs import CellClassifierOutput, CellMaskedLMOutput, CellModelOutput
+from scfm_hf.nn.classifiers import ClassifierLayer
 from scfm_hf.nn.performer import PerformerLayer, ProjectionSchedule, run_performer_layers
 from scfm_hf.nn.pooling import masked_mean
 
@@ -242,7 +243,7 @@ class TokenScores(nn.Module):
         super().__init__()
         self.layout = layout
         self.n_genes, self.context = config.num_genes, config.max_position_embeddings
-        self.linear = nn.Linear(config.hidden_size, 1)
+        self.linear = ClassifierLayer(config.hidden_size, 1)
 
     @property
     def n_places(self) -> int:
@@ -278,7 +279,7 @@ class CellLMClassifier(nn.Module):
         super().__init__()
         self.scores = TokenScores(config, config.classifier_type)
         sizes = [self.scores.n_places, *config.classifier_hidden_sizes, config.num_labels]
-        self.linears = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
+        self.linears = nn.ModuleList(ClassifierLayer(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
