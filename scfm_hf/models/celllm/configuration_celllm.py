@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -84,7 +84,7 @@ class CellLMConfig(CellConfig):
     layer_norm_eps: float = 1e-5
     num_random_features: int = 266
     kernel_epsilon: float = 1e-4
-    key_maximum: str = "cell"
+    key_maximum: Literal["cell", "batch"] = "cell"
     freeze_gene_embeddings: bool = True
     mask_keys: bool = False
     max_position_embeddings: int = 6000
@@ -120,7 +120,6 @@ class CellLMConfig(CellConfig):
         """Raise ValueError if a field has a value that a CellLM cannot have."""
         super().check()
         choices = {
-            "key_maximum": ("cell", "batch"),
             "classifier_type": ("scatter", "positional"),
             "response_type": ("regression", "classification"),
         }

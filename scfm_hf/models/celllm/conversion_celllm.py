@@ -236,5 +236,5 @@ def _tokenizer(genes: Sequence[str], config: CellLMConfig) -> CellTokenizer:
         vocabulary,
         scheme="celllm",
         max_length=config.max_position_embeddings,
-        **({} if config.num_values == 8 else {"highest_value": config.num_values - 3}),
+        highest_value=config.cls_value_id - 1,
     )

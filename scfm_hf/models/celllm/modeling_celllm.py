@@ -6,7 +6,7 @@ embedding) -> head.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from scfm_hf.nn.performer import PerformerLayer, ProjectionSchedule, run_perform
 from scfm_hf.nn.pooling import masked_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class CellLMEmbeddings(nn.Module):
@@ -148,7 +148,7 @@ class CellLMModel(CellLMPreTrainedModel):
         mask = mask if attention_mask is None else attention_mask.long()
         longer, longer_mask, key_counts = self.with_padding(hidden, mask)
         hidden, kept, attentions = run_performer_layers(
-            self.layers,
+            cast("Iterable[PerformerLayer]", self.layers),
             longer,
             longer_mask,
             keep=set(range(n_layers)) if keep_all else {wanted} - {n_layers},

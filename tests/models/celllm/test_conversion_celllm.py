@@ -234,4 +234,4 @@ def test_an_adapter_on_a_converted_encoder_learns_real_cells(human_pbmc: anndata
     trainer = Trainer(adapted, arguments, train_dataset=dataset, eval_dataset=dataset, processing_class=tokenizer)
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
-    assert trainer.evaluate()["eval_loss"] < 0.8 * before
+    assert trainer.evaluate()["eval_loss"] < before - 0.05

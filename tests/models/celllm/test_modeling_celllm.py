@@ -192,7 +192,6 @@ def test_a_response_is_a_number_or_sensitive_or_not() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        {"key_maximum": "layer"},
         {"classifier_type": "pooled"},
         {"response_type": "ranking"},
         {"pad_token_id": 3},
