@@ -6,6 +6,16 @@ import torch
 from torch import Tensor, nn
 
 
+class ClassifierLayer(nn.Linear):
+    """A linear layer that begins as torch makes it: transformers' small weights let nothing through several of them."""
+
+    def initial_tensors(self) -> dict[str, Tensor]:
+        """Values of a fresh model."""
+        bound = self.in_features**-0.5
+        drawn = {"weight": torch.empty(self.out_features, self.in_features), "bias": torch.empty(self.out_features)}
+        return {name: tensor.uniform_(-bound, bound) for name, tensor in drawn.items()}
+
+
 class FirstTokenClassifier(nn.Module):
     """Dense layer and tanh on the first token (BERT's pooler), dropout, linear layer.
 

@@ -94,7 +94,7 @@ class PerformerAttention(nn.Module):
         """Draw another projection."""
         self.projection.copy_(draw_projection(self.num_random_features, self.head_size))
 
-    def forward(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None) -> Tensor:
         """Attend.
 
         Parameters
@@ -103,34 +103,41 @@ class PerformerAttention(nn.Module):
             (n_cells, n_tokens, hidden_size).
         attention_mask
             1 = real token, (n_cells, n_tokens); None: all are.
+        key_counts
+            How many equal keys a token stands for, (n_cells, n_tokens): a single one may stand for all padding, and one
+            with 0 is left out. None: as ``mask_keys`` says.
 
         Returns
         -------
         New states, (n_cells, n_tokens, hidden_size).
         """
         value = self._heads(self.value(states))
-        query, key = self.features(states, attention_mask)
+        key_counts = self._counts(attention_mask, key_counts)
+        query, key = self.features(states, attention_mask, key_counts)
         with torch.autocast(states.device.type, enabled=False):
             value = value.to(key.dtype)
             if attention_mask is not None:
                 value = value * attention_mask.to(value.dtype)[:, None, :, None]
-            context = (query @ (key.transpose(2, 3) @ value)) / self._weight(query, key, attention_mask)
+            context = (query @ (key.transpose(2, 3) @ value)) / self._weight(query, key, key_counts)
         return self.out_proj(context.transpose(1, 2).flatten(2).to(states.dtype))
 
-    def probabilities(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def probabilities(
+        self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None
+    ) -> Tensor:
         """What each token attends to, (n_cells, n_heads, n_queries, n_keys); quadratic in the tokens."""
-        query, key = self.features(states, attention_mask)
+        key_counts = self._counts(attention_mask, key_counts)
+        query, key = self.features(states, attention_mask, key_counts)
         with torch.autocast(states.device.type, enabled=False):
-            weight = self._weight(query, key, attention_mask)
-            if attention_mask is not None and self.mask_keys:
-                key = key * attention_mask.to(key.dtype)[:, None, :, None]
+            weight = self._weight(query, key, key_counts)
+            if key_counts is not None:
+                key = key * key_counts.to(key.dtype)[:, None, :, None]
             return (query @ key.transpose(2, 3)) / weight
 
     def received(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mean over queries of what each token receives, (n_cells, n_heads, n_keys); linear in the tokens."""
         query, key = self.features(states, attention_mask)
         with torch.autocast(states.device.type, enabled=False):
-            weighted = query / self._weight(query, key, attention_mask)
+            weighted = query / self._weight(query, key, self._counts(attention_mask, None))
             if attention_mask is None:
                 return (key @ weighted.mean(2)[..., None]).squeeze(-1)
             real = attention_mask.to(weighted.dtype)[:, None, :, None]
@@ -138,22 +145,29 @@ class PerformerAttention(nn.Module):
             received = (key @ mean[..., None]).squeeze(-1)
             return received * real.squeeze(-1) if self.mask_keys else received
 
-    def features(self, states: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def features(
+        self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Random features of queries and keys, float32 at least, each (n_cells, n_heads, n_tokens, n_features).
 
         Those of masked keys are to be left out of sums; the mask here only keeps them out of the maximum.
         """
+        key_counts = self._counts(attention_mask, key_counts)
         projected = self._heads(self.query(states)), self._heads(self.key(states))
         with torch.autocast(states.device.type, enabled=False):
             (query, query_norm), (key, key_norm) = (self._products(heads) for heads in projected)
             query = self._kernel(query - query.amax(-1, keepdim=True) - query_norm)
             highest = key.amax(-1, keepdim=True)
-            if attention_mask is not None and self.mask_keys:
-                hidden = ~attention_mask.bool()[:, None, :, None]
+            if key_counts is not None:
+                hidden = ~key_counts.bool()[:, None, :, None]
                 limit = torch.finfo(key.dtype).max
                 highest, key_norm = highest.masked_fill(hidden, -limit), key_norm.masked_fill(hidden, limit)
             highest = highest.amax() if self.key_maximum == "batch" else highest.amax((1, 2), keepdim=True)
             return query, self._kernel(key - highest - key_norm)
+
+    def _counts(self, attention_mask: Tensor | None, key_counts: Tensor | None) -> Tensor | None:
+        """How many keys each token stands for; None: each for itself."""
+        return attention_mask if key_counts is None and self.mask_keys else key_counts
 
     def _products(self, heads: Tensor) -> tuple[Tensor, Tensor]:
         """Products with the directions, (..., n_features), and half the squared length, (..., 1)."""
@@ -167,12 +181,11 @@ class PerformerAttention(nn.Module):
         """(n_cells, n_tokens, width) -> (n_cells, n_heads, n_tokens, head_size)."""
         return projected.unflatten(-1, (self.num_attention_heads, self.head_size)).transpose(1, 2)
 
-    def _weight(self, query: Tensor, key: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _weight(self, query: Tensor, key: Tensor, key_counts: Tensor | None) -> Tensor:
         """Sum of the weights of each query, (n_cells, n_heads, n_queries, 1); 1 where there is no key at all."""
-        if attention_mask is None or not self.mask_keys:
+        if key_counts is None:
             return query @ key.sum(2)[..., None]
-        real = attention_mask.to(key.dtype)[:, None, :, None]
-        weight = query @ (key.transpose(2, 3) @ real)
+        weight = query @ (key.transpose(2, 3) @ key_counts.to(key.dtype)[:, None, :, None])
         return weight.masked_fill(weight == 0, 1)
 
 
@@ -220,13 +233,13 @@ class PerformerLayer(GradientCheckpointingLayer):
         self.linear2 = nn.Linear(intermediate_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(n_cells, n_tokens, hidden_size) -> the same; ``attention_mask`` as of :class:`PerformerAttention`."""
-        return self.feed_forward(self.attend(states, attention_mask))
+    def forward(self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None) -> Tensor:
+        """(n_cells, n_tokens, hidden_size) -> the same; the other inputs are those of :class:`PerformerAttention`."""
+        return self.feed_forward(self.attend(states, attention_mask, key_counts))
 
-    def attend(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def attend(self, states: Tensor, attention_mask: Tensor | None = None, key_counts: Tensor | None = None) -> Tensor:
         """First half of the layer, with its residual."""
-        return states + self.dropout(self.self_attn(self.norm1(states), attention_mask))
+        return states + self.dropout(self.self_attn(self.norm1(states), attention_mask, key_counts))
 
     def feed_forward(self, states: Tensor) -> Tensor:
         """Second half of the layer, with its residual."""
@@ -242,6 +255,8 @@ def run_performer_layers(
     keep: set[int],
     keep_attentions: bool = False,
     attentions_after_residual: bool = False,
+    key_counts: Tensor | None = None,
+    n_hidden: int = 0,
 ) -> tuple[Tensor, dict[int, Tensor], tuple[Tensor, ...]]:
     """Run all layers, and keep only what is asked for.
 
@@ -260,6 +275,10 @@ def run_performer_layers(
     attentions_after_residual
         Compute them from the states behind the attention's own residual, as scBERT and its kin do: they are then not
         those that the layer used.
+    key_counts
+        How many keys each token stands for, (n_cells, n_tokens); see :class:`PerformerAttention`.
+    n_hidden
+        The last tokens are not among those that the caller knows: no state of theirs is returned.
 
     Returns
     -------
@@ -268,21 +287,32 @@ def run_performer_layers(
     """
     alive = None if attention_mask is None else attention_mask.bool().any(1)[:, None, None].to(hidden.dtype)
     hidden = hidden if alive is None else hidden * alive
-    kept, attentions = {0: hidden} if 0 in keep else {}, []
+    n_shown = hidden.shape[1] - n_hidden
+    kept, attentions = {}, []
+    if 0 in keep:
+        hidden, kept[0] = _show(hidden, n_shown)
     for number, layer in enumerate(layers, start=1):
         if keep_attentions:
-            before, attended = hidden, layer.attend(hidden, attention_mask)
+            before, attended = hidden, layer.attend(hidden, attention_mask, key_counts)
             looked_at = layer.norm1(attended if attentions_after_residual else before)
-            attentions.append(layer.self_attn.probabilities(looked_at, attention_mask))
+            attentions.append(layer.self_attn.probabilities(looked_at, attention_mask, key_counts))
             hidden = layer.feed_forward(attended)
         else:
-            hidden = layer(hidden, attention_mask)
+            hidden = layer(hidden, attention_mask, key_counts)
         hidden = hidden if alive is None else hidden * alive
         if number in keep:
-            kept[number] = hidden
+            hidden, kept[number] = _show(hidden, n_shown)
     if attentions and alive is not None and not alive.all():
         attentions = [probabilities * alive[..., None] for probabilities in attentions]
-    return hidden, kept, tuple(attentions)
+    return (hidden[:, :n_shown] if n_hidden else hidden), kept, tuple(attentions)
+
+
+def _show(hidden: Tensor, n_shown: int) -> tuple[Tensor, Tensor]:
+    """All states and those that are shown, such that the former are computed from the latter."""
+    if n_shown == hidden.shape[1]:
+        return hidden, hidden
+    shown = hidden[:, :n_shown]
+    return torch.cat([shown, hidden[:, n_shown:]], 1), shown
 
 
 class ProjectionSchedule:

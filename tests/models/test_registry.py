@@ -35,6 +35,7 @@ TASKS = (
     "ForMultiTaskClassification",
     "ForPerturbation",
     "ForPreTraining",
+    "ForDrugResponse",
 )
 
 
