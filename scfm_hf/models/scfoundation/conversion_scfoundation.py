@@ -36,8 +36,8 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 _RULES: tuple[Rename | Drop, ...] = (
-    Rename(rf"token_emb\.mlp\.{_WB}", r"scfoundation.value_embedding.linear1.\1"),
-    Rename(rf"token_emb\.mlp2\.{_WB}", r"scfoundation.value_embedding.linear2.\1"),
+    Rename(rf"token_emb\.mlp\.{_WB}", r"scfoundation.value_embedding.expand.\1"),
+    Rename(rf"token_emb\.mlp2\.{_WB}", r"scfoundation.value_embedding.mix.\1"),
     Rename(r"token_emb\.emb\.weight", "scfoundation.value_embedding.bins.weight"),
     Rename(r"token_emb\.emb_mask\.weight", "scfoundation.value_embedding.mask", _flat),
     Rename(r"token_emb\.emb_pad\.weight", "scfoundation.value_embedding.padding", _flat),

@@ -96,8 +96,8 @@ class GeneDecoder(nn.Module):
         # The layer is linear: what all cells share passes through it once.
         n = self.config.source_depth_token_id + 1
         genes, values = encoder.gene_embedding.weight[:n], encoder.value_embedding
-        zero = values(states.new_zeros(1))
-        placed = self.input_proj(zero + genes).expand(len(states), -1, -1)
+        zeros = values(genes.new_zeros(n))
+        placed = self.input_proj(zeros + genes).expand(len(states), -1, -1)
         if masked_genes is not None:
             masked = nn.functional.pad(masked_genes.bool(), (0, n - self.config.num_genes))
             placed = torch.where(masked.unsqueeze(-1), self.input_proj(values.mask + genes), placed)

@@ -15,7 +15,7 @@ FAMILY = FamilySpec(
         "AutoModelForSequenceClassification": "ScFoundationForSequenceClassification",
     },
     scheme="scfoundation",
-    lora_targets=("self_attn.qkv", "self_attn.query", "self_attn.key", "self_attn.value", "self_attn.out_proj"),
+    lora_targets=("self_attn.qkv", "self_attn.out_proj"),
     lora_feedforward=("linear1", "linear2"),
     values=True,
     gene_ids="symbol",

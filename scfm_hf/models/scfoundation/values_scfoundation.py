@@ -28,8 +28,8 @@ class AutoDiscretization(nn.Module):
     def __init__(self, hidden_size: int, num_bins: int, *, alpha: float, initializer_range: float) -> None:
         super().__init__()
         self.alpha, self.initializer_range = alpha, initializer_range
-        self.linear1 = nn.Linear(1, num_bins)
-        self.linear2 = nn.Linear(num_bins, num_bins)
+        self.expand = nn.Linear(1, num_bins)
+        self.mix = nn.Linear(num_bins, num_bins)
         self.bins = nn.Embedding(num_bins, hidden_size)
         self.mask, self.padding = (nn.Parameter(torch.zeros(hidden_size)) for _ in range(2))
 
@@ -39,8 +39,8 @@ class AutoDiscretization(nn.Module):
 
     def weights(self, values: Tensor) -> Tensor:
         """Share of each bin, (..., num_bins), of values of any shape."""
-        first = nn.functional.leaky_relu(self.linear1(values[..., None].to(self.linear1.weight.dtype)), 0.1)
-        return (self.alpha * first + self.linear2(first)).softmax(-1)
+        first = nn.functional.leaky_relu(self.expand(values[..., None].to(self.expand.weight.dtype)), 0.1)
+        return (self.alpha * first + self.mix(first)).softmax(-1)
 
     def forward(self, values: Tensor, is_mask: Tensor | None = None, is_padding: Tensor | None = None) -> Tensor:
         """Embed.

@@ -261,7 +261,7 @@ def class_scores(context: Context) -> Array:
 
 TABLE = RuleTable(
     family="scfoundation",
-    inputs=(),
+    inputs=("input_ids", "values", "attention_mask"),
     conversion=conversion,
     rules=(
         Rule(("input_ids", "values", "batched.values"), column, section="tokens", real_tokens=True),
