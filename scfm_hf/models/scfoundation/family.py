@@ -45,11 +45,11 @@ FAMILY = FamilySpec(
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "num_bins": 10,
-        "decoder_hidden_size": 12,
+        "decoder_hidden_size": 32,
         "decoder_num_layers": 2,
         "decoder_num_heads": 2,
         "decoder_head_size": 8,
-        "decoder_intermediate_size": 24,
+        "decoder_intermediate_size": 32,
         "classifier_hidden_size": 8,
     },
 )
