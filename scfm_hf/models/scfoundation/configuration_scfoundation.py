@@ -110,10 +110,10 @@ class ScFoundationConfig(CellConfig):
                 f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}."
             )
         first = self.target_depth_token_id
-        if (self.source_depth_token_id, self.pad_token_id) != (first + 1, first + 2) or self.vocab_size < first + 3:
+        if self.source_depth_token_id != first + 1 or self.vocab_size < first + 2:
             raise ValueError(
-                "The tokens of target depth, source depth and padding must follow the genes in this order; here they "
-                f"are {first}, {self.source_depth_token_id} and {self.pad_token_id} of {self.vocab_size}."
+                "The tokens of target depth and source depth must follow the genes in this order; here they are "
+                f"{first} and {self.source_depth_token_id} of {self.vocab_size}."
             )
         for name in ("value_mask_rate", "zero_mask_rate"):
             if not 0 <= getattr(self, name) <= 1:

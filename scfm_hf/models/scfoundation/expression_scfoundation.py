@@ -190,8 +190,8 @@ class ScFoundationForExpressionPrediction(ScFoundationPreTrainedModel):
         states, kept, attentions = self.decoder.run(
             placed, keep_all=output_decoder_states, keep_attentions=output_decoder_attentions
         )
-        genes = states[:, : self.config.num_genes]
-        predicted = self.decoder.predict(genes)
+        n_genes = self.config.num_genes
+        predicted = self.decoder.predict(states)[:, :n_genes]
         loss = None
         if labels is not None:
             loss = masked_mse(predicted.float(), labels.float(), labels != -100)
@@ -201,7 +201,7 @@ class ScFoundationForExpressionPrediction(ScFoundationPreTrainedModel):
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
-            gene_embeddings=genes if output_gene_embeddings else None,
+            gene_embeddings=states[:, :n_genes] if output_gene_embeddings else None,
             decoder_hidden_states=tuple(kept[number] for number in sorted(kept)) if output_decoder_states else None,
             decoder_attentions=attentions if output_decoder_attentions else None,
         )
