@@ -127,9 +127,7 @@ def _options(config: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     return {**config["model_config"][kind], **config["dataset_config"]["rnaseq"]}
 
 
-def _config(
-    tensors: Mapping[str, Tensor], options: Mapping[str, Any], tokenizer: CellTokenizer
-) -> ScFoundationConfig:
+def _config(tensors: Mapping[str, Tensor], options: Mapping[str, Any], tokenizer: CellTokenizer) -> ScFoundationConfig:
     """Our configuration: sizes from the tensors, the rest as published."""
     encoder, decoder = options["encoder"], options["decoder"]
     for name, side, kind in (("encoder", encoder, "transformer"), ("decoder", decoder, "performer")):

@@ -115,6 +115,4 @@ def _padded(rows: Sequence[NDArray[Any]], pad: float | None) -> Tensor:
     """Rows as a tensor, padded on the right if there is something to pad with."""
     if pad is None:
         return torch.from_numpy(np.stack(rows))
-    return torch.nn.utils.rnn.pad_sequence(
-        [torch.from_numpy(row) for row in rows], batch_first=True, padding_value=pad
-    )
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=pad)

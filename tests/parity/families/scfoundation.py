@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from parity.compare import Keyed
 from parity.rules import Rule, RuleTable
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def decoder(context: Context, **call: Any) -> dict[str, Any]:
         return dict(model(**batch(context), **call))
 
 
-def gene_embeddings(context: Context) -> Array | Keyed:
+def gene_embeddings(context: Context) -> Array:
     found = decoder(context, output_gene_embeddings=True)["gene_embeddings"].numpy()
     if "gene_subset" in context.golden.arrays:
         return found[:, context.golden.values("gene_subset")]
