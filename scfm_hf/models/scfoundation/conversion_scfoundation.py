@@ -172,7 +172,7 @@ def _tokenizer(source: SourceFolder, n_genes: int) -> CellTokenizer:
     path = source.need(
         *_GENES,
         role="genes",
-        what=f"the list of its {n_genes:,} genes, which is in the folder model/ of github.com/biomap-research/scFoundation",
+        what=f"the list of its {n_genes:,} genes, in the folder model/ of github.com/biomap-research/scFoundation",
     )
     table = source.table(path, keep_default_na=False, quoting=3, dtype={"gene_name": str})
     if not {"gene_name", "index"} <= set(table.columns):

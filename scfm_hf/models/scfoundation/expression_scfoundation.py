@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from scfm_hf.nn.losses import masked_mse
 from scfm_hf.nn.performer import PerformerLayer, ProjectionSchedule, run_performer_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scfm_hf.models.scfoundation.configuration_scfoundation import ScFoundationConfig
 
 
@@ -112,7 +114,7 @@ class GeneDecoder(nn.Module):
     ) -> tuple[Tensor, dict[int, Tensor], tuple[Tensor, ...]]:
         """States after both norms, the states by layer, and attention probabilities; shapes as of :meth:`place`."""
         states, kept, attentions = run_performer_layers(
-            self.layers,
+            cast("Iterable[PerformerLayer]", self.layers),
             states,
             None,
             keep=set(range(len(self.layers) + 1)) if keep_all else set(),

@@ -61,8 +61,10 @@ def read_depth_batch(
     """
     made = []
     for cell, cell_id in zip(cells, cell_ids, strict=True):
-        ids, counts = np.asarray(cell["input_ids"], np.int64), np.asarray(cell["counts"], np.float64)
-        counts = np.bincount(ids[ids < config.num_genes], counts[ids < config.num_genes], minlength=config.num_genes)
+        ids = np.asarray(cell["input_ids"], np.int64)
+        genes = ids < config.num_genes
+        counts = np.zeros(config.num_genes)
+        np.add.at(counts, ids[genes], np.asarray(cell["counts"], np.float64)[genes])
         if not counts.any():
             raise ValueError(f"Cell {cell_id} has no counts; leave it out.")
         made.append(_example(counts, config, draws.cell(cell_id)))

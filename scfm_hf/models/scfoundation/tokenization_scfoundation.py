@@ -100,14 +100,14 @@ class ScFoundationScheme(Scheme):
         csr = block.counts.sorted_indices()
         counts = Ragged(csr.data.astype(np.float64), csr.indptr)
         rows = counts.row_numbers
-        totals = np.bincount(rows, weights=counts.values, minlength=block.n_cells)
-        values = counts.values
+        totals = _sums(counts.values, rows, block.n_cells)
+        expression = counts.values
         if not self.normalized:
-            values = np.log1p(values * (self.target_sum / totals[rows]))
-        depths = self._depths(block, totals, np.bincount(rows, weights=values, minlength=block.n_cells))
+            expression = np.log1p(expression * (self.target_sum / totals[rows]))
+        depths = self._depths(block, totals, _sums(expression, rows, block.n_cells))
         genes, values, raw = _highest(
             Ragged(block.gene_ids[csr.indices], csr.indptr),
-            Ragged(values, csr.indptr),
+            Ragged(expression, csr.indptr),
             counts,
             max_length - 2 * self.depth_tokens,
         )
@@ -145,6 +145,10 @@ class ScFoundationScheme(Scheme):
             first = ", ".join(map(str, block.obs.index[wrong][:5]))
             raise ValueError(f"{name!r} is no positive number in {int(wrong.sum())} cells (first: {first}).")
         return totals
+
+
+def _sums(values: NDArray[np.float64], rows: NDArray[np.int64], n_rows: int) -> NDArray[np.float64]:
+    return np.bincount(rows, weights=values, minlength=n_rows).astype(np.float64)
 
 
 def _log10(totals: NDArray[np.float64]) -> NDArray[np.float64]:
