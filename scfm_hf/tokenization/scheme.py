@@ -70,7 +70,7 @@ class Scheme(ABC):
     """
 
     #: What the values must be, see ``scfm_hf.cells.check_expression``.
-    expects: ClassVar[Literal["counts", "log", "any"]] = "counts"
+    expects: Literal["counts", "log", "any"] = "counts"
     #: Statistics without which the scheme cannot work.
     needs: ClassVar[tuple[str, ...]] = ()
     #: Whether :meth:`look_ahead` wants to see all cells of a file before any is encoded; the file is then read twice.
