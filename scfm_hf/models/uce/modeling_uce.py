@@ -157,9 +157,10 @@ class UceModel(UcePreTrainedModel):
         return self.decoder(states)
 
     def pool(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """One vector a cell by ``config.pooling``."""
+        """One vector a cell by ``config.pooling``; zeros for a cell without a token."""
         if self.config.pooling == "cls":
-            return nn.functional.normalize(self.decode(states[:, 0]), dim=1)
+            vectors = nn.functional.normalize(self.decode(states[:, 0]), dim=1)
+            return vectors if attention_mask is None else vectors * attention_mask.bool().any(1, keepdim=True)
         mask = torch.ones(states.shape[:2], device=states.device) if attention_mask is None else attention_mask
         return masked_mean(states, mask)
 
