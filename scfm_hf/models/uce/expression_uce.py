@@ -99,7 +99,7 @@ class UceForPreTraining(UcePreTrainedModel):
         """
         if query_ids is None:
             raise ValueError(
-                "Say which genes to ask for with query_ids=; the tokenizer draws some with n_queries=, as in pretraining."
+                "Say which genes to ask for with query_ids=; the tokenizer draws some with its option n_queries=."
             )
         encoded = self.uce(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
         # From the decoded first token, whatever recipe cell_embedding has.

@@ -35,8 +35,8 @@ FAMILY = FamilySpec(
     ),
     citation="""@article{rosen2023universal,
   title = {Universal Cell Embeddings: A Foundation Model for Cell Biology},
-  author = {Rosen, Yanay and Roohani, Yusuf and Agrawal, Ayush and Samotor{\\v{c}}an, Leon and {Tabula Sapiens Consortium}
-            and Quake, Stephen R. and Leskovec, Jure},
+  author = {Rosen, Yanay and Roohani, Yusuf and Agrawal, Ayush and Samotor{\\v{c}}an, Leon and
+            {Tabula Sapiens Consortium} and Quake, Stephen R. and Leskovec, Jure},
   journal = {bioRxiv}, year = {2023}, doi = {10.1101/2023.11.28.568918}
 }""",
     code_url="https://github.com/snap-stanford/UCE",

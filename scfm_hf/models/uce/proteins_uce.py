@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from scfm_hf.models.uce.configuration_uce import UceConfig
 
+#: Vectors that are encoded at a time: wide as they are, all those of a batch would take more memory than the model.
+_AT_A_TIME = 1024
+
 
 def part_name(number: int) -> str:
     """Name of a file of the table: the released species first, then one for each that was added."""
@@ -91,7 +94,8 @@ class UceEmbeddings(nn.Module):
         else:
             # Vectors are wide and genes repeat, within a cell and from cell to cell: each is read and encoded once.
             ids, place = torch.unique(input_ids, return_inverse=True)
-            tokens = self.encoder(nn.functional.normalize(self.table(ids), dim=-1))[place]
+            parts = [self.encoder(nn.functional.normalize(self.table(some), dim=-1)) for some in ids.split(_AT_A_TIME)]
+            tokens = torch.cat(parts)[place]
         return self.dropout(tokens * self.scale + self.positions[: tokens.shape[1]].to(tokens.dtype))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from scfm_hf.genes import GeneVocabulary
+from scfm_hf.genes.tables import SPECIES
 from scfm_hf.models.uce.queries_uce import split_genes
 from scfm_hf.tokenization.draws import CellDraws
 from scfm_hf.tokenization.ragged import Ragged
@@ -196,13 +197,17 @@ def sampling_weights(counts: ArrayLike) -> NDArray[np.float64]:
 def _bare_names(vocabulary: GeneVocabulary, species: str, placed: bytes) -> GeneVocabulary:
     """The vocabulary with the genes of one species by their symbols alone, those that have a place."""
     prefix = f"{species}:"
-    names = [
-        token.removeprefix(prefix) if has_place and token.startswith(prefix) else token
-        for token, has_place in zip(vocabulary.tokens, np.frombuffer(placed, bool).tolist(), strict=True)
-    ]
-    return GeneVocabulary(
-        names, special_tokens=vocabulary.special_tokens, id_kind=vocabulary.id_kind, species=(species,)
-    )
+    names, others = [], dict(vocabulary.special_tokens)
+    for token, has_place in zip(vocabulary.tokens, np.frombuffer(placed, bool).tolist(), strict=True):
+        if has_place and token.startswith(prefix):
+            names.append(token.removeprefix(prefix))
+        else:
+            names.append(token)
+            others.setdefault(token, token)
+    # Symbols of other species look like those of human or mouse: nothing is concluded from them.
+    told = (species,) if species in SPECIES else ()
+    # What no name of a file may mean counts as special.
+    return GeneVocabulary(names, special_tokens=others, id_kind=vocabulary.id_kind, species=told)
 
 
 SCHEME = UceScheme

@@ -103,8 +103,8 @@ def chromosome_codes(context: Context) -> Array:
 
 def probabilities(context: Context) -> Array:
     """How likely each gene is to be drawn, the first cell."""
-    counts = context.adata().X[context.cells[0]]
-    return sampling_weights(np.asarray(counts.todense() if hasattr(counts, "todense") else counts).ravel()[genes(context)[1]])
+    counts = context.adata().X[context.cells[0]].toarray().ravel()
+    return sampling_weights(counts[genes(context)[1]])
 
 
 def choice(context: Context) -> Array:
