@@ -5,8 +5,8 @@ Usage: python benchmarks/uce_memory.py [--cells 500] [--rows 145469] [--token-di
 
 Real blood cells that ship with the package; a random table of the released shape (3 GB, written to a temporary folder
 in pieces), and a model of four layers with random weights, 256 wide in place of 1,280 so that it takes minutes on one
-core, in batches of 4,096 tokens. A fresh process embeds; what it takes at most, beyond Python with the imported libraries, must stay below the rows
-of the genes in use + the model + 500 MB.
+core, in batches of 4,096 tokens. A fresh process embeds; what it takes at most, beyond Python with the imported
+libraries, must stay below the rows of the genes in use + the model + 500 MB.
 """
 
 from __future__ import annotations

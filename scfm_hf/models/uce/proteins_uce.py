@@ -47,6 +47,7 @@ class ProteinTable(nn.Module):
         rows = torch.zeros(*ids.shape, self.width, device=ids.device)
         first = 0
         for part in self.parts:
+            assert isinstance(part, SideTable)
             inside = (ids >= first) & (ids < first + part.n_rows)
             found = part((ids - first).clamp(0, part.n_rows - 1))
             rows = torch.where(inside.unsqueeze(-1), found, rows)

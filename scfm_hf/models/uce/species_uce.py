@@ -31,7 +31,7 @@ def add_species(
     proteins: Mapping[str, ArrayLike | Tensor],
     places: pd.DataFrame,
     seed: int = 0,
-    chromosome_vectors: ArrayLike | Tensor | None = None,
+    chromosome_vectors: NDArray[Any] | Tensor | None = None,
 ) -> CellTokenizer:
     """Teach a model and its tokenizer the genes of a further species; no weight changes.
 
@@ -68,7 +68,7 @@ def add_species(
     CheckpointError
         If ``places`` lacks a column.
     """
-    body = getattr(model, model.base_model_prefix, model)
+    body: Any = getattr(model, model.base_model_prefix, model)
     vocabulary, config = tokenizer.vocabulary, body.config
     if species in vocabulary.species or not species.isidentifier():
         raise ValueError(
