@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scfm_hf.models.side_tables import SideTable
+from scfm_hf.nn.positions import sinusoids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from scfm_hf.models.uce.configuration_uce import UceConfig
 
 #: Vectors that are encoded at a time: wide as they are, all those of a batch would take more memory than the model.
-_AT_A_TIME = 1024
+_AT_A_TIME = 256
 
 
 def part_name(number: int) -> str:
@@ -77,12 +78,12 @@ class UceEmbeddings(nn.Module):
         self.encoder = ProteinEncoder(config)
         self.scale = math.sqrt(config.hidden_size)
         self.size = (config.max_position_embeddings, config.hidden_size)
-        self.positions = nn.Buffer(_sinusoids(*self.size), persistent=False)
+        self.positions = nn.Buffer(sinusoids(*self.size), persistent=False)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def initial_tensors(self) -> dict[str, Tensor]:
         """The computed positions."""
-        return {"positions": _sinusoids(*self.size)}
+        return {"positions": sinusoids(*self.size)}
 
     def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> Tensor:
         """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size)."""
@@ -116,10 +117,3 @@ class NormedPerceptron(nn.Module):
         for linear, norm in zip(self.linears, self.norms, strict=True):
             vectors = self.dropout(nn.functional.gelu(norm(linear(vectors))))
         return self.last(vectors)
-
-
-def _sinusoids(n_positions: int, width: int) -> Tensor:
-    """Sine in even and cosine in odd columns, (n_positions, width); Vaswani et al. 2017, section 3.5."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angles = torch.arange(n_positions).unsqueeze(1) * rates
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
