@@ -7,6 +7,7 @@ live in a safetensors file of their own, from which only those rows are read.
 from __future__ import annotations
 
 import json
+import mmap
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: NumPy types of the number formats that such a table may have in its file.
 _TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+#: Rows that are read from a mapped file at a time.
+_AT_A_TIME = 64
 
 
 class SideTable(nn.Module):
@@ -54,8 +58,7 @@ class SideTable(nn.Module):
         if self._rows is None:
             return torch.zeros(*ids.shape, self.n_columns, device=ids.device)
         unique, position = torch.unique(ids, return_inverse=True)
-        rows = np.asarray(self._rows[unique.cpu().numpy()], np.float32)
-        return torch.from_numpy(rows).to(ids.device)[position]
+        return torch.from_numpy(self._read(unique.cpu().numpy())).to(ids.device)[position]
 
     @property
     def is_filled(self) -> bool:
@@ -122,6 +125,23 @@ class SideTable(nn.Module):
     def extra_repr(self) -> str:
         """Shape and file, for ``print(model)``."""
         return f"{self.n_rows}, {self.n_columns}, file_name={self.file_name!r}"
+
+    def _read(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows of these ids, float32.
+
+        Of a mapped file a few at a time, and the pages are given back after each: the system maps the neighbours of
+        what is read too, in the end the whole table. They stay in its cache of the file.
+        """
+        assert self._rows is not None
+        if torch.compiler.is_compiling() or not isinstance(self._rows, np.memmap):
+            return np.asarray(self._rows[ids], np.float32)
+        rows = np.empty((len(ids), self.n_columns), np.float32)
+        pages = getattr(self._rows, "_mmap", None)
+        for start in range(0, len(ids), _AT_A_TIME):
+            rows[start : start + _AT_A_TIME] = self._rows[ids[start : start + _AT_A_TIME]]
+            if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+                pages.madvise(mmap.MADV_DONTNEED)
+        return rows
 
     def _check(self, shape: tuple[int, ...], what: str) -> None:
         if tuple(shape) != (self.n_rows, self.n_columns):

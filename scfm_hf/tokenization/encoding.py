@@ -134,12 +134,12 @@ def encode_cells(
     from scfm_hf.cells import CellMatrix, check_expression, check_identifiers, choose_gene_column
 
     scheme = tokenizer.scheme(**options)
-    vocabulary = tokenizer.vocabulary
+    vocabulary = scheme.gene_vocabulary
     if gene_column is None:
         gene_column = choose_gene_column(adata, id_kind=vocabulary.id_kind, species=vocabulary.species, use_raw=use_raw)
     matrix = CellMatrix(adata, layer=layer, use_raw=use_raw, gene_column=gene_column)
     expression = check_expression(matrix, expects=scheme.expects, empty_cells=empty_cells)
-    mapper = tokenizer.exact_mapper if exact_names else tokenizer.mapper
+    mapper = tokenizer.mapper_of(vocabulary, exact_names=exact_names)
     names = matrix.gene_names.tolist()
     mapping = mapper.map(names, counts_per_gene=expression.gene_totals)
     check_identifiers(matrix, mapping, vocabulary, min_overlap=min_overlap)

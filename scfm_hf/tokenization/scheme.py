@@ -89,6 +89,14 @@ class Scheme(ABC):
         self.statistics = statistics
 
     @property
+    def gene_vocabulary(self) -> GeneVocabulary:
+        """What the gene names of a file are matched to: the vocabulary, or one with the same ids and other names.
+
+        A scheme over the genes of several species names those of one of them here as its files do.
+        """
+        return self.vocabulary
+
+    @property
     @abstractmethod
     def columns(self) -> Mapping[str, Column]:
         """Per-token columns that the model takes, in order; the first is padded to find the length of a batch."""

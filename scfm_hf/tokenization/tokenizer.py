@@ -159,8 +159,7 @@ class CellTokenizer(PreTrainedTokenizerFast):
                 species=tuple(self._cell_options.get("species", ())),
             )
             self.__dict__["_vocabulary"] = known
-            for made_for_the_old in ("mapper", "exact_mapper"):
-                self.__dict__.pop(made_for_the_old, None)
+            self.__dict__.pop("_mappers", None)
         return known
 
     @property
@@ -173,16 +172,22 @@ class CellTokenizer(PreTrainedTokenizerFast):
         """sha256 of the ordered vocabulary; the model that belongs to it carries the same."""
         return self.vocabulary.digest
 
-    @cached_property
+    @property
     def mapper(self) -> GeneMapper:
         """Matches gene names of a file to the vocabulary."""
-        return GeneMapper(self.vocabulary, identifiers=self.identifiers, **self.init_kwargs.get("matching", {}))
+        return self.mapper_of(self.scheme().gene_vocabulary)
 
-    @cached_property
-    def exact_mapper(self) -> GeneMapper:
-        """Matches gene names as the model's authors do: no version is stripped, no table of other names is used."""
-        matching = {**self.init_kwargs.get("matching", {}), "strip_versions": False, "use_tables": False}
-        return GeneMapper(self.vocabulary, identifiers=self.identifiers, **matching)
+    def mapper_of(self, genes: GeneVocabulary, *, exact_names: bool = False) -> GeneMapper:
+        """Matches gene names to the vocabulary of a scheme, see :attr:`Scheme.gene_vocabulary`; made once.
+
+        With ``exact_names`` as the model's authors do: no version is stripped, no table of other names is used.
+        """
+        made: dict[tuple[GeneVocabulary, bool], GeneMapper] = self.__dict__.setdefault("_mappers", {})
+        if (genes, exact_names) not in made:
+            matching = dict(self.init_kwargs.get("matching", {}))
+            matching |= {"strip_versions": False, "use_tables": False} if exact_names else {}
+            made[genes, exact_names] = GeneMapper(genes, identifiers=self.identifiers, **matching)
+        return made[genes, exact_names]
 
     def scheme(self, **options: Any) -> Scheme:
         """The scheme with the tokenizer's options, some of them replaced.

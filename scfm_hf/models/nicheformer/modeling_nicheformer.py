@@ -15,6 +15,7 @@ from scfm_hf.models.nicheformer.configuration_nicheformer import NicheformerConf
 from scfm_hf.models.outputs import CellMaskedLMOutput, CellModelOutput
 from scfm_hf.nn.bert_layers import run_bert_layers
 from scfm_hf.nn.pooling import masked_mean
+from scfm_hf.nn.positions import sinusoids
 
 #: Positions that the original takes for context tokens: species, assay and modality.
 N_CONTEXT = 3
@@ -32,12 +33,12 @@ class NicheformerEmbeddings(nn.Module):
             self.position_embeddings: nn.Embedding | None = nn.Embedding(*self.size)
         else:
             self.position_embeddings = None
-            self.sinusoids = nn.Buffer(_sinusoids(*self.size), persistent=False)
+            self.sinusoids = nn.Buffer(sinusoids(*self.size), persistent=False)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def initial_tensors(self) -> dict[str, Tensor]:
         """The computed positions, where they are not learned."""
-        return {} if self.position_embeddings is not None else {"sinusoids": _sinusoids(*self.size)}
+        return {} if self.position_embeddings is not None else {"sinusoids": sinusoids(*self.size)}
 
     def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> Tensor:
         """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size)."""
@@ -46,13 +47,6 @@ class NicheformerEmbeddings(nn.Module):
         if self.position_embeddings is None:
             return genes + self.sinusoids[:n_tokens].to(genes.dtype)
         return self.dropout(genes + self.position_embeddings(torch.arange(n_tokens, device=genes.device)))
-
-
-def _sinusoids(n_positions: int, width: int) -> Tensor:
-    """Sine in even and cosine in odd columns, (n_positions, width); Vaswani et al. 2017, section 3.5."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10_000.0)) / width))
-    angles = torch.arange(n_positions).unsqueeze(1) * rates
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
 
 
 class NicheformerPreTrainedModel(CellPreTrainedModel):
