@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,21 @@ class StoredCells:
         Anything with ``columns``, ``read(name)`` and ``ids(start, stop)``.
     close
         Called to let go of the file.
+    layers
+        Names of other places of values.
     """
 
     def __init__(
-        self, place: str, rows: StoredRows, var: pd.DataFrame, obs: StoredObs | TableObs, close: Callable[[], None]
+        self,
+        place: str,
+        rows: StoredRows,
+        var: pd.DataFrame,
+        obs: StoredObs | TableObs,
+        close: Callable[[], None],
+        layers: Sequence[str] = (),
     ) -> None:
         self.place, self.rows, self.var, self._obs, self.close = place, rows, var, obs, close
+        self.layers = tuple(layers)
         if len(var) != rows.n_columns:
             raise CorpusError(f"it has {rows.n_columns:,} columns and names {len(var):,} genes")
 
@@ -54,6 +64,11 @@ class StoredCells:
     def obs_columns(self) -> tuple[str, ...]:
         """Names of the columns of obs."""
         return self._obs.columns
+
+    @cached_property
+    def all_obs(self) -> pd.DataFrame:
+        """The whole of obs, without the names of the cells."""
+        return self.obs(self.obs_columns)
 
     def cell_ids(self, start: int, stop: int) -> NDArray[np.str_]:
         """Names of some cells, (stop - start,)."""
@@ -191,13 +206,13 @@ def _from_anndata(place: str, group: Any, layer: str | None, use_raw: bool, clos
     if layer is not None and use_raw:
         raise CorpusError("give either layer= or use_raw=True, not both")
     where = f"layers/{layer}" if layer is not None else "raw/X" if use_raw else "X"
+    layers = sorted(map(str, group["layers"])) if "layers" in group else []
     if where not in group:
-        layers = ", ".join(map(repr, group["layers"])) if "layers" in group else ""
-        raise CorpusError(f"it has no {where}; it has the layers {layers or '(none)'}")
+        raise CorpusError(f"it has no {where}; it has {', '.join(map(repr, layers)) or 'no'} layers")
     if not hasattr(group["obs"], "keys"):
         raise CorpusError("it was written by anndata before 0.7. Read it with anndata and write it again")
     var = read_elem(group["raw/var" if use_raw else "var"])
-    return StoredCells(place, stored_rows(group[where]), var, StoredObs(group["obs"]), close)
+    return StoredCells(place, stored_rows(group[where]), var, StoredObs(group["obs"]), close, layers)
 
 
 def _cell_files_under(system: Any, path: str) -> list[str]:
@@ -214,7 +229,7 @@ def _cell_files_under(system: Any, path: str) -> list[str]:
             found += _cell_files_under(system, entry)
         elif entry.endswith(_SUFFIXES):
             found.append(entry)
-    return [file for file in found if file != path]
+    return found
 
 
 def _is_matrix_market(system: Any, path: str) -> bool:
