@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scfm_hf.data.corpus import CorpusReport
     from scfm_hf.data.corpus_file import CorpusFile
     from scfm_hf.data.order import Window
-    from scfm_hf.data.window_reader import Columns, WindowReader
+    from scfm_hf.data.window_reader import Cells, WindowReader
     from scfm_hf.genes import GeneVocabulary
 
 
@@ -172,14 +172,12 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         for window, mine, cells, emitted in self._windows():
             places = window.first + mine
             columns = list(cells.items())
-            lists = [_as_list(column) for _, column in columns]
-            names = [name for name, _ in columns]
             for place, row in zip(places.tolist(), emitted.tolist(), strict=True):
                 self._place = place + 1
-                yield {name: values[row] for name, values in zip(names, lists, strict=True)}
+                yield {name: entries[row] for name, entries in columns}
         self._start = self._place = 0
 
-    def batches(self, batch_size: int) -> Iterator[Columns]:
+    def batches(self, batch_size: int) -> Iterator[dict[str, Ragged | NDArray[Any]]]:
         """The same cells in the same order, ``batch_size`` together, without a dictionary a cell.
 
         Yields
@@ -187,20 +185,20 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         ``Ragged`` columns and arrays by name; the last batch of an epoch may be smaller.
         """
         waiting: dict[str, list[Any]] = {}
-        ragged: set[str] = set()
+        n_waiting = 0
         for window, mine, cells, emitted in self._windows():
-            ragged = {name for name, column in cells.items() if isinstance(column, Ragged)}
-            for name, column in cells.items():
-                entries = _as_list(column)
-                waiting.setdefault(name, []).extend([entries[row] for row in emitted.tolist()])
-            n_waiting = len(next(iter(waiting.values())))
+            rows = emitted.tolist()
+            waiting = {name: waiting.get(name, []) + [entries[row] for row in rows] for name, entries in cells.items()}
+            n_waiting += len(rows)
             for first in range(0, n_waiting - batch_size + 1, batch_size):
                 self._place = int(window.first + mine[len(mine) - n_waiting + first + batch_size - 1]) + 1
-                yield _batch({name: entries[first : first + batch_size] for name, entries in waiting.items()}, ragged)
-            waiting = {name: entries[n_waiting - n_waiting % batch_size :] for name, entries in waiting.items()}
-        if any(waiting.values()):
+                yield _batch({name: entries[first : first + batch_size] for name, entries in waiting.items()})
+            n_left = n_waiting % batch_size
+            waiting = {name: entries[n_waiting - n_left :] for name, entries in waiting.items()}
+            n_waiting = n_left
+        if n_waiting:
             self._place = self.n_cells
-            yield _batch(waiting, ragged)
+            yield _batch(waiting)
         self._start = self._place = 0
 
     def cells_of(self, epoch: int) -> Iterator[tuple[str, int]]:
@@ -226,16 +224,15 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         """All cells of one window of the epoch, whatever the rank and worker."""
         window = self._epoch_order(self._epoch).window(number)
         cells, emitted = self._read(window, np.arange(len(window)))
-        lists = {name: _as_list(column) for name, column in cells.items()}
         for row in emitted.tolist():
-            yield {name: values[row] for name, values in lists.items()}
+            yield {name: entries[row] for name, entries in cells.items()}
 
     @property
     def n_windows(self) -> int:
         """Windows of the epoch."""
         return self._epoch_order(self._epoch).n_windows
 
-    def _windows(self) -> Iterator[tuple[Window, NDArray[np.int64], Columns, NDArray[np.int64]]]:
+    def _windows(self) -> Iterator[tuple[Window, NDArray[np.int64], Cells, NDArray[np.int64]]]:
         """Each window with the places that are this consumer's, what was read, and which row each place gives."""
         order, start = self._epoch_order(self._epoch), self._start
         worker, n_workers = self._worker()
@@ -248,7 +245,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             if len(mine):
                 yield window, mine, *self._read(window, mine)
 
-    def _read(self, window: Window, places: NDArray[np.int64]) -> tuple[Columns, NDArray[np.int64]]:
+    def _read(self, window: Window, places: NDArray[np.int64]) -> tuple[Cells, NDArray[np.int64]]:
         """Read what some places of a window give, and say which row that is of each."""
         given = window.order[places]
         wanted = np.zeros(int(window.blocks.sizes.sum()), bool)
@@ -257,7 +254,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         files = np.repeat(window.blocks.file, window.blocks.sizes)[wanted]
         numbers = window.blocks.rows[wanted] + self._order.first_cells[files]
         for name, column in self.annotation.items():
-            cells[name] = np.array(column.of(numbers), dtype=object if column.names and not column.as_code else None)
+            cells[name] = column.of(numbers)
         return cells, (np.cumsum(wanted) - 1)[given]
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
@@ -309,13 +306,10 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             )
 
 
-def _as_list(column: Ragged | NDArray[Any]) -> list[Any]:
-    """One entry a cell: views of lists of numbers, plain values otherwise."""
-    if isinstance(column, Ragged):
-        values, offsets = column.values, column.offsets.tolist()
-        return [values[first:last] for first, last in zip(offsets[:-1], offsets[1:], strict=True)]
-    return column.tolist() if column.ndim == 1 else list(column)
-
-
-def _batch(entries: Mapping[str, list[Any]], ragged: set[str]) -> Columns:
-    return {name: Ragged.from_rows(each) if name in ragged else np.array(each) for name, each in entries.items()}
+def _batch(cells: Cells) -> dict[str, Ragged | NDArray[Any]]:
+    return {
+        name: Ragged.from_lengths(np.concatenate(entries), list(map(len, entries)))
+        if isinstance(entries[0], np.ndarray)
+        else np.array(entries)
+        for name, entries in cells.items()
+    }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scfm_hf.data.corpus_file import OpenFiles
-from scfm_hf.data.counts import counts_of, harmonised, kept_rows, totals_of
+from scfm_hf.data.counts import Harmoniser, counts_of, kept_rows, totals_of
 from scfm_hf.data.stored_rows import Rows
+from scfm_hf.errors import CorpusError
 from scfm_hf.tokenization import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
     from scfm_hf.data.order import Blocks
     from scfm_hf.tokenization import CellTokenizer
 
-# Cells encoded at a time; so few that their arrays stay in the processor's cache.
-_ENCODED = 256
+# Blocks encoded at a time; so few that their arrays stay in the processor's cache.
+_ENCODED_BLOCKS = 4
 
-Columns = dict[str, "Ragged | NDArray[Any]"]
-"""By name: ``Ragged`` for lists of numbers, arrays of one value (or row) a cell."""
+Cells = dict[str, list[Any]]
+"""By name: one entry a cell, an array (a view) or a plain value."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,9 +80,11 @@ class WindowReader:
         self._encoder, self._cell_ids = encoder, cell_ids
         # Columns of the vocabulary without an encoder; places among the known genes of the file with one.
         self._gene_ids = [np.unique(file.mapping.indices[file.mapping.known]) for file in files]
-        self._targets = [self._columns(file, known) for file, known in zip(files, self._gene_ids, strict=True)]
+        self._harmonise = [
+            Harmoniser(self._columns(file, known)) for file, known in zip(files, self._gene_ids, strict=True)
+        ]
 
-    def read(self, blocks: Blocks, wanted: NDArray[np.bool_]) -> Columns:
+    def read(self, blocks: Blocks, wanted: NDArray[np.bool_]) -> Cells:
         """The wanted rows of blocks, in their order.
 
         Parameters
@@ -102,7 +106,11 @@ class WindowReader:
             first += stop - start
             if kept.any():
                 parts.setdefault(file, []).append(self._part(file, start, stop, kept))
-        return _joined([self._of_file(file, of_file) for file, of_file in parts.items()])
+        joined: defaultdict[str, list[Any]] = defaultdict(list)
+        for file, of_file in parts.items():
+            for name, entries in self._of_file(file, of_file).items():
+                joined[name] += entries
+        return dict(joined)
 
     def _part(self, file: int, start: int, stop: int, kept: NDArray[np.bool_]) -> _Part:
         cells = self._open[file]
@@ -111,51 +119,52 @@ class WindowReader:
         if not kept.all():
             counts = kept_rows(counts, kept)
         totals = totals_of(counts) if self._encoder else None
-        return _Part(start + np.flatnonzero(kept), harmonised(counts, self._targets[file]), totals, ids)
+        try:
+            harmonised = self._harmonise[file](counts)
+        except IndexError as error:
+            raise CorpusError(
+                f"{cells.place}, rows {start} to {stop - 1}: values stand in columns beyond the {len(cells.var):,} "
+                "genes. The file is damaged."
+            ) from error
+        return _Part(start + np.flatnonzero(kept), harmonised, totals, ids)
 
-    def _of_file(self, file: int, parts: list[_Part]) -> Columns:
-        ids = np.concatenate([part.cell_ids for part in parts if part.cell_ids is not None] or [np.empty(0, str)])
-        counts = _concatenated([part.counts for part in parts])
+    def _of_file(self, file: int, parts: list[_Part]) -> Cells:
+        made: defaultdict[str, list[Any]] = defaultdict(list)
         if self._encoder is None:
-            made: Columns = {
-                "gene_ids": Ragged(counts.columns, counts.offsets),
-                "counts": Ragged(counts.values, counts.offsets),
-            }
+            for part in parts:
+                made["gene_ids"] += _views(part.counts.columns, part.counts.offsets)
+                made["counts"] += _views(part.counts.values, part.counts.offsets)
         else:
-            totals = np.concatenate([part.totals for part in parts if part.totals is not None])
-            rows = np.concatenate([part.rows for part in parts])
-            made = self._encoded(file, self._encoder, counts, totals, rows, ids)
+            for first in range(0, len(parts), _ENCODED_BLOCKS):
+                for name, entries in self._encoded(file, self._encoder, parts[first : first + _ENCODED_BLOCKS]):
+                    made[name] += entries
         if self._cell_ids:
-            made["cell_id"] = ids
+            made["cell_id"] = [name for part in parts if part.cell_ids is not None for name in part.cell_ids.tolist()]
         return made
 
-    def _encoded(
-        self,
-        file: int,
-        encoder: Encoder,
-        counts: Rows,
-        totals: NDArray[np.float64],
-        rows: NDArray[np.int64],
-        ids: NDArray[np.str_],
-    ) -> Columns:
+    def _encoded(self, file: int, encoder: Encoder, parts: list[_Part]) -> Iterator[tuple[str, list[Any]]]:
+        """Columns of the model's inputs."""
         from scipy.sparse import csr_array
 
         from scfm_hf.tokenization.profiles import ProfileBlock
 
-        genes, scheme = self._gene_ids[file], encoder.tokenizer.scheme(**encoder.options)
+        scheme, genes = encoder.tokenizer.scheme(**encoder.options), self._gene_ids[file]
+        counts, rows = _concatenated([part.counts for part in parts]), np.concatenate([part.rows for part in parts])
         cells = csr_array((counts.values, counts.columns, counts.offsets), (len(rows), len(genes)))
-        obs = self._open[file].all_obs
-        encoded = []
-        for first in range(0, len(rows), _ENCODED):
-            some = slice(first, first + _ENCODED)
-            block = ProfileBlock(cells[some], genes, totals[some], ids[some], obs.iloc[rows[some]])
-            encoded.append(scheme.encode(block, max_length=encoder.max_length))
-        columns = [{name: made[name] for name in scheme.columns if name in made} for made in encoded]
-        joined = _joined(columns)
-        tokens = joined.get("input_ids")
-        if isinstance(tokens, Ragged):
-            joined["attention_mask"] = Ragged(np.ones(len(tokens.values), np.int64), tokens.offsets)
-        return joined
+        totals = np.concatenate([part.totals for part in parts if part.totals is not None])
+        ids = np.concatenate([part.cell_ids for part in parts if part.cell_ids is not None])
+        block = ProfileBlock(cells, genes, totals, ids, self._open[file].all_obs.iloc[rows])
+        encoded = scheme.encode(block, max_length=encoder.max_length)
+        for name in scheme.columns:
+            if name not in encoded:
+                continue
+            column = encoded[name]
+            if not isinstance(column, Ragged):
+                yield name, column.tolist() if column.ndim == 1 else list(column)
+                continue
+            yield name, _views(column.values, column.offsets)
+            if name == "input_ids":
+                yield "attention_mask", _views(np.ones(len(column.values), np.int64), column.offsets)
 
     def _columns(self, file: CorpusFile, known: NDArray[np.int64]) -> NDArray[np.int32]:
         targets = file.mapping.indices.astype(np.int32)
@@ -164,16 +173,9 @@ class WindowReader:
         return targets
 
 
-def _joined(parts: Sequence[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
-    joined: Columns = {}
-    for name in parts[0] if parts else ():
-        of_name = [part[name] for part in parts]
-        ragged = [column for column in of_name if isinstance(column, Ragged)]
-        flat = [column for column in of_name if not isinstance(column, Ragged)]
-        joined[name] = Ragged.concatenate(ragged) if ragged else np.concatenate(flat)
-    return joined
+def _views(values: NDArray[Any], offsets: NDArray[np.int64]) -> list[NDArray[Any]]:
+    ends = offsets.tolist()
+    return [values[first:last] for first, last in zip(ends[:-1], ends[1:], strict=True)]
 
 
 def _concatenated(parts: Sequence[Rows]) -> Rows:
