@@ -241,6 +241,6 @@ def _strings(stored: Any, start: int, stop: int) -> NDArray[np.str_]:
 
     if isinstance(stored, h5py.Dataset) and h5py.check_string_dtype(stored.dtype) is not None:
         return np.asarray(stored.asstr()[start:stop], np.str_)
-    return np.asarray(stored[start:stop]).astype(np.str_)
+    return np.asarray(np.asarray(stored[start:stop]).astype(object), np.str_)
 
 
