@@ -67,6 +67,9 @@ class StreamPosition(TrainerCallback, ExportableState):
         # The loader draws a seed from this generator and not from the one that dropout draws from.
         getattr(loader, "base_dataloader", loader).generator = self._generator = torch.Generator()
         if state.global_step:
+            # Trainer itself restores callbacks only on request; what they saved is in its state in any case.
+            saved: Any = state.stateful_callbacks or {}
+            self.position = saved.get(type(self).__name__, {}).get("attributes", {}).get("position")
             self._go_on(state.global_step, evenly=len(loader) % accumulated == 0)
 
     def on_epoch_begin(
@@ -95,7 +98,10 @@ class StreamPosition(TrainerCallback, ExportableState):
                 "gradient_accumulation_steps. Set dataloader_drop_last=True or another batch size from the start."
             )
         if self.position is None:
-            raise CorpusError("The checkpoint was written without StreamPosition: its position in the corpus is unknown.")
+            raise CorpusError(
+                "The checkpoint was written without StreamPosition: its position in the corpus is unknown. Leave the "
+                "callback out, and Trainer reads again what was seen."
+            )
         if (self.position["epoch"], self.position["offset"]) != (epoch, offset):
             raise CorpusError(
                 f"The checkpoint stopped at cell {self.position['offset']:,} of epoch {self.position['epoch']}; with "

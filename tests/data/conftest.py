@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def corpus_folder(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """72 blood cells in three files: by symbol, by Ensembl id in another order, and dense; ``obs["cell"]`` numbers them."""
-    folder = tmp_path_factory.mktemp("corpus")
+def corpus_cells(data_dir: Path) -> anndata.AnnData:
+    """72 real blood cells over their 2,000 most expressed genes; ``obs["cell"]`` numbers them. Not to be changed."""
     cells = anndata.read_h5ad(data_dir / "human_pbmc.h5ad")
     cells.obs["cell"] = np.arange(72)
-    symbols, ids, dense = cells[:30].copy(), cells[30:55].copy(), cells[55:].copy()
+    return cells[:, np.sort(np.argsort(-np.asarray(cells.X.sum(0)).ravel())[:2000])].copy()
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory, corpus_cells: anndata.AnnData) -> Path:
+    """These cells in three files: by symbol, by Ensembl id in another order, and dense."""
+    folder = tmp_path_factory.mktemp("corpus")
+    symbols, ids, dense = corpus_cells[:30].copy(), corpus_cells[30:55].copy(), corpus_cells[55:].copy()
     symbols.write_h5ad(folder / "a.h5ad", compression="gzip")
     kept = ids.var["ensembl_id"].astype(str).str.startswith("ENSG") & ~ids.var["ensembl_id"].astype(str).duplicated()
     ids = ids[:, np.random.default_rng(0).permutation(np.flatnonzero(kept))].copy()

@@ -17,6 +17,9 @@ from scfm_hf.data.anndata_builder import gene_names
 from scfm_hf.data.corpus import load_corpus
 from scfm_hf.errors import CorpusError
 
+# No real antibody has an id like a gene; it must not be one because of its type.
+ANTIBODY = "ENSG00000999999"
+
 
 @pytest.fixture
 def h5ad(tmp_path: Path, human_pbmc: anndata.AnnData) -> Path:
@@ -63,7 +66,7 @@ def test_one_file_is_cut_into_shards_for_workers(h5ad: Path, tmp_path: Path) -> 
 
 def write_tenx(folder: Path, cells: anndata.AnnData) -> None:
     """The files of Cell Ranger: HDF5, and a folder with a matrix.mtx; the last feature is an antibody."""
-    ids, symbols = cells.var["ensembl_id"].astype(str).tolist(), cells.var_names.tolist()
+    ids, symbols = [*cells.var["ensembl_id"].astype(str).iloc[:-1], ANTIBODY], cells.var_names.tolist()
     types = ["Gene Expression"] * (cells.n_vars - 1) + ["Antibody Capture"]
     with h5py.File(folder / "filtered_feature_bc_matrix.h5", "w") as file:
         matrix = file.create_group("matrix")
@@ -94,7 +97,7 @@ def test_the_files_of_cell_ranger_are_cells_too(tmp_path: Path, human_pbmc: annd
         "filtered_feature_bc_matrix",
         "filtered_feature_bc_matrix.h5",
     ]
-    assert human_pbmc.var["ensembl_id"].iloc[-1] not in stream.vocabulary
+    assert ANTIBODY not in stream.vocabulary
     seen: dict[str, list[Any]] = {}
     for cell in stream:
         seen.setdefault(cell["cell_id"], []).append(cell["counts"].tolist())

@@ -71,6 +71,13 @@ def too_few_values(path: Path, cells: anndata.AnnData) -> None:
         file["X/data"] = values
 
 
+def repeated(cells: anndata.AnnData, n_cells: int) -> anndata.AnnData:
+    with anndata.settings.override(check_uniqueness=False):
+        many = cells[np.arange(n_cells) % cells.n_obs].copy()
+    many.obs_names = [f"cell{row}" for row in range(n_cells)]
+    return many
+
+
 BAD = {
     truncate: "cannot be read",
     no_file_of_cells: "cannot be read",
@@ -89,11 +96,11 @@ BAD = {
 def test_a_file_that_cannot_be_used_is_named_or_skipped_on_request(
     tmp_path: Path,
     corpus_folder: Path,
-    human_pbmc: anndata.AnnData,
+    corpus_cells: anndata.AnnData,
     spoil: Callable[[Path, anndata.AnnData], None],
     message: str,
 ) -> None:
-    spoil(tmp_path / "spoilt.h5ad", human_pbmc)
+    spoil(tmp_path / "spoilt.h5ad", corpus_cells.copy())
     files = [corpus_folder, tmp_path]
     with pytest.raises(CorpusError, match=rf"(?s)spoilt\.h5ad.*{message}.*on_error="):
         load_corpus(files, labels="cell_type")
@@ -117,10 +124,9 @@ def test_files_of_different_species_do_not_mix(
 
 
 def test_a_wrong_value_far_from_those_looked_at_is_found_when_it_is_read(
-    tmp_path: Path, human_pbmc: anndata.AnnData
+    tmp_path: Path, corpus_cells: anndata.AnnData
 ) -> None:
-    many = human_pbmc[np.arange(3000) % 72].copy()
-    many.obs_names = [f"cell{row}" for row in range(3000)]
+    many = repeated(corpus_cells, 3000)
     many.X.data[many.X.indptr[1500]] = 0.5
     many.write_h5ad(tmp_path / "many.h5ad")
     stream = load_corpus(tmp_path)
@@ -130,9 +136,8 @@ def test_a_wrong_value_far_from_those_looked_at_is_found_when_it_is_read(
         load_corpus(tmp_path, check="all")
 
 
-def test_a_damaged_chunk_is_named_when_it_is_read(tmp_path: Path, human_pbmc: anndata.AnnData) -> None:
-    many = human_pbmc[np.arange(3000) % 72].copy()
-    many.obs_names = [f"cell{row}" for row in range(3000)]
+def test_a_damaged_chunk_is_named_when_it_is_read(tmp_path: Path, corpus_cells: anndata.AnnData) -> None:
+    many = repeated(corpus_cells, 3000)
     path = tmp_path / "many.h5ad"
     many.write_h5ad(path, compression="gzip")
     with h5py.File(path) as file:

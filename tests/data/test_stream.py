@@ -120,45 +120,45 @@ def test_batches_are_the_same_cells(corpus_folder: Path) -> None:
 
 
 def test_cells_have_the_counts_of_their_file_in_the_order_of_the_vocabulary(
-    corpus_folder: Path, human_pbmc: anndata.AnnData
+    corpus_folder: Path, corpus_cells: anndata.AnnData
 ) -> None:
     """The same cell in another file, by other ids, in another order, of another type, is the same."""
     stream = load_corpus(corpus_folder, **SMALL)
     assert stream.vocabulary.id_kind == "ensembl_id"
-    ids = human_pbmc.var["ensembl_id"].astype(str).to_numpy()
+    ids = corpus_cells.var["ensembl_id"].astype(str).to_numpy()
     known = stream.vocabulary.ids(ids)
     expected = np.zeros((72, len(stream.vocabulary)), np.float32)
-    np.add.at(expected.T, known[known >= 0], human_pbmc.X.toarray().T[known >= 0])
+    np.add.at(expected.T, known[known >= 0], corpus_cells.X.toarray().T[known >= 0])
     for cell in stream:
         assert cell["counts"].dtype == np.float32
         assert (np.diff(cell["gene_ids"]) > 0).all()
-        once = ~human_pbmc.var["ensembl_id"].duplicated(keep=False)
+        once = ~corpus_cells.var["ensembl_id"].duplicated(keep=False)
         row = np.zeros(len(stream.vocabulary), np.float32)
         row[cell["gene_ids"]] = cell["counts"]
         only = known[once.to_numpy() & (known >= 0)]
         assert np.array_equal(row[only], expected[cell["cell"]][only])
 
 
-def test_a_tokenizer_gives_what_it_gives_for_the_file(corpus_folder: Path, human_pbmc: anndata.AnnData) -> None:
+def test_a_tokenizer_gives_what_it_gives_for_the_file(corpus_folder: Path, corpus_cells: anndata.AnnData) -> None:
     tokenizer = released_tokenizer("geneformer-v1")
     stream = load_corpus(corpus_folder, tokenizer=tokenizer, labels="cell_type", max_length=300, **SMALL)
-    encoded = tokenizer(human_pbmc[:30], max_length=300)["input_ids"]
+    encoded = tokenizer(corpus_cells[:30], max_length=300)["input_ids"]
     names = stream.annotation["labels"].names
-    assert names == tuple(sorted(set(human_pbmc.obs["cell_type"])))
+    assert names == tuple(sorted(set(corpus_cells.obs["cell_type"])))
     for cell in stream:
         if cell["cell"] < 30:
             assert cell["input_ids"].tolist() == encoded[cell["cell"]]
         assert cell["attention_mask"].tolist() == [1] * len(cell["input_ids"])
-        assert names[cell["labels"]] == human_pbmc.obs["cell_type"].iloc[cell["cell"]]
+        assert names[cell["labels"]] == corpus_cells.obs["cell_type"].iloc[cell["cell"]]
     batch = tokenizer.pad([cell for cell, _ in zip(stream, range(3), strict=False)], return_tensors="pt")
     assert batch["input_ids"].shape == batch["attention_mask"].shape
 
 
-def test_obs_columns_come_along_with_names_and_numbers(corpus_folder: Path, human_pbmc: anndata.AnnData) -> None:
+def test_obs_columns_come_along_with_names_and_numbers(corpus_folder: Path, corpus_cells: anndata.AnnData) -> None:
     stream = load_corpus(corpus_folder, **SMALL | {"columns": ["cell", "cell_type"]}, cell_ids=True)
     for cell in stream:
-        assert cell["cell_type"] == human_pbmc.obs["cell_type"].iloc[cell["cell"]]
-        assert cell["cell_id"] == human_pbmc.obs_names[cell["cell"]]
+        assert cell["cell_type"] == corpus_cells.obs["cell_type"].iloc[cell["cell"]]
+        assert cell["cell_id"] == corpus_cells.obs_names[cell["cell"]]
 
 
 def test_balance_shows_small_groups_more_often_and_stays_exact(corpus_folder: Path) -> None:
