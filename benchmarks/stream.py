@@ -23,8 +23,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -54,7 +54,9 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     names = ("numpy", "h5py", "anndata", "scdataset", "datasets", "annbatch")
-    print(f"{_processor()}, one core; Python {platform.python_version()}; {', '.join(filter(None, map(_version, names)))}")
+    print(
+        f"{_processor()}, one core; Python {platform.python_version()}; {', '.join(filter(None, map(_version, names)))}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for compression in (None, "gzip"):
             file = resampled(options.shared, Path(folder), options.cells, compression)
@@ -70,7 +72,9 @@ def resampled(shared: Path, folder: Path, n_cells: int, compression: str | None)
     drawn.obs["row"] = np.arange(n_cells)
     file = folder / f"{compression or 'uncompressed'}.h5ad"
     drawn.write_h5ad(file, compression=compression)
-    print(f"\n{file.name}: {n_cells:,} cells, {drawn.X.nnz / n_cells:,.0f} genes a cell, {file.stat().st_size / 1e6:,.0f} MB\n")
+    print(
+        f"\n{file.name}: {n_cells:,} cells, {drawn.X.nnz / n_cells:,.0f} genes a cell, {file.stat().st_size / 1e6:,.0f} MB\n"
+    )
     return file
 
 
@@ -112,7 +116,7 @@ def entropy(batches: list[np.ndarray | None]) -> float:
     return float(np.mean(bits)) if bits else float("nan")
 
 
-# --- bare reading -------------------------------------------------------------------------------------------------------
+# --- bare reading ---
 
 
 def in_order(file: Path, n_cells: int) -> Iterator[np.ndarray]:
@@ -147,7 +151,7 @@ def bare_shuffle(file: Path, n_cells: int) -> Iterator[np.ndarray]:
                 yield rows[taken]
 
 
-# --- this library -------------------------------------------------------------------------------------------------------
+# --- this library ---
 
 
 def ours(file: Path, *, reordered: bool = False) -> Iterator[np.ndarray]:
@@ -172,7 +176,7 @@ def _corpus(file: Path, *, reordered: bool = False):  # noqa: ANN202
     return load_corpus(file, vocabulary=vocabulary, gene_column="var_names", columns=["row"])
 
 
-# --- others -------------------------------------------------------------------------------------------------------------
+# --- others ---
 
 
 def peer_ways(file: Path, n_cells: int) -> dict[str, Way]:
@@ -233,7 +237,9 @@ def write_parquet(file: Path, n_cells: int) -> Path:
     target = file.with_suffix(".parquet")
     with h5py.File(file) as store:
         offsets = pa.array(store["X/indptr"][:].astype(np.int64))
-        lists = [pa.LargeListArray.from_arrays(offsets, pa.array(store[f"X/{name}"][:])) for name in ("indices", "data")]
+        lists = [
+            pa.LargeListArray.from_arrays(offsets, pa.array(store[f"X/{name}"][:])) for name in ("indices", "data")
+        ]
     table = pa.table({"gene_ids": lists[0], "counts": lists[1], "row": pa.array(np.arange(n_cells))})
     parquet.write_table(table, target, row_group_size=1000)
     return target

@@ -12,8 +12,8 @@ Importing this module makes it known under the name ``anndata``, and by the suff
 
 A line is a cell: ``gene_ids`` (columns of its file, int32) and ``counts`` (float32) as lists, ``cell_id``, and the
 columns of obs: categories as class labels, other texts as strings, numbers and booleans as they are. All files must
-have the same genes in the same order, whose names are ``dataset.info.description``; files that differ in their genes are
-for :func:`scfm_hf.load_corpus`.
+have the same genes in the same order, whose names :func:`gene_names` gives; files that differ in their genes are for
+:func:`scfm_hf.load_corpus`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Opens files of cells, whatever their format: .h5ad, .zarr, 10x .h5, folders with a 10x matrix.mtx; local or remote."""
+"""Opens files of cells: .h5ad, .zarr, 10x .h5 and folders with a 10x matrix.mtx, local or remote."""
 
 from __future__ import annotations
 
@@ -242,5 +242,3 @@ def _strings(stored: Any, start: int, stop: int) -> NDArray[np.str_]:
     if isinstance(stored, h5py.Dataset) and h5py.check_string_dtype(stored.dtype) is not None:
         return np.asarray(stored.asstr()[start:stop], np.str_)
     return np.asarray(np.asarray(stored[start:stop]).astype(object), np.str_)
-
-

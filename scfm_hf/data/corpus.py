@@ -222,7 +222,7 @@ def load_corpus(
 def _gene_names(cells: StoredCells, gene_column: str | None) -> dict[str, list[str]]:
     """Names that a file has for its genes, by their kind."""
     sample = sampled_cells(cells)
-    kinds = {}
+    kinds: dict[str, list[str]] = {}
     for kind in ("ensembl_id", "symbol"):
         column = gene_column or choose_gene_column(sample, id_kind=kind)
         names = names_in(cells.var, column)
@@ -256,8 +256,8 @@ def _common_vocabulary(files: Mapping[str, dict[str, list[str]]]) -> GeneVocabul
     if len(species) > 1:
         shown = ", ".join(f"{one} (such as {place})" for one, place in species.items())
         raise CorpusError(
-            f"The files are of several species: {shown}. Load them apart, or give a vocabulary= that holds the genes of "
-            "all of them."
+            f"The files are of several species: {shown}. Load them apart, or give a vocabulary= that holds the genes "
+            "of all of them."
         )
     return GeneVocabulary(sorted(genes), id_kind=kind, species=tuple(species))
 

@@ -138,7 +138,8 @@ def _sorted(rows: Rows) -> Rows:
     16 bits each where they fit; else 32, the value as the bits of its float, which stay whole that way.
     """
     small = rows.columns.max() < 2**16 and rows.values.max() < 2**16
-    kind, bits = (np.uint32, 16) if small else (np.uint64, 32)
+    kind: Any = np.uint32 if small else np.uint64
+    bits = 16 if small else 32
     values = rows.values.astype(kind) if small else rows.values.view(np.uint32).astype(kind)
     packed = rows.columns.astype(kind) << kind(bits) | values
     for first, last in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True):

@@ -123,7 +123,7 @@ def stored_rows(element: Any) -> StoredRows:
     kind = attributes.get("encoding-type", attributes.get("h5sparse_format", "array"))
     layout = LAYOUTS.get(_text(kind))
     if layout == "csr":
-        shape = attributes.get("shape", attributes.get("h5sparse_shape"))
+        shape = attributes["shape" if "shape" in attributes else "h5sparse_shape"]
         return CompressedRows(element["data"], element["indices"], element["indptr"], shape[1])
     if layout == "csc":
         raise CorpusError(

@@ -1,4 +1,4 @@
-"""A corpus as a torch ``IterableDataset`` for the stock Trainer: one order for any ranks and workers, resumed exactly."""
+"""A corpus as a torch ``IterableDataset``: one order for any number of ranks and workers, resumed exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from scfm_hf.data.order import CorpusOrder, EpochOrder
 from scfm_hf.data.sampling import repeats_in_epoch
 from scfm_hf.errors import CorpusError
 from scfm_hf.tokenization import Ragged
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from scfm_hf.data.corpus import CorpusReport
     from scfm_hf.data.corpus_file import CorpusFile
-    from scfm_hf.data.order import Window
+    from scfm_hf.data.order import CorpusOrder, EpochOrder, Window
     from scfm_hf.data.window_reader import Cells, WindowReader
     from scfm_hf.genes import GeneVocabulary
 
@@ -142,7 +141,9 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             workers the stream knows.
         """
         step = (self.batch_size or 1) * self._world_size
-        place = self._start + -(-(self._place - self._start) // step) * step if self._place > self._start else self._start
+        place = (
+            self._start + -(-(self._place - self._start) // step) * step if self._place > self._start else self._start
+        )
         return {
             "epoch": self._epoch,
             "offset": min(place if taken is None else int(taken), self.n_cells),

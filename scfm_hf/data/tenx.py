@@ -44,7 +44,7 @@ def open_tenx_h5(place: str, handle: h5py.File) -> StoredCells:
 
 
 def open_matrix_market(place: str, system: Any, folder: str) -> StoredCells:
-    """The cells of a folder with ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` or ``genes.tsv``, gzipped or not.
+    """The cells of a folder with ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` or ``genes.tsv``, maybe gzipped.
 
     Raises
     ------

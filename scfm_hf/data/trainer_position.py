@@ -40,9 +40,7 @@ class StreamPosition(TrainerCallback, ExportableState):
         """What Trainer writes into a checkpoint."""
         return {"args": {}, "attributes": {"position": self.position}}
 
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep Trainer from skipping what the stream will not give."""
         args.ignore_data_skip = True
 
@@ -78,9 +76,7 @@ class StreamPosition(TrainerCallback, ExportableState):
         """Give the workers of each epoch seeds of their own."""
         self._generator.manual_seed(args.seed + state.global_step // self._steps_an_epoch)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note the position."""
         if self._stream is not None:
             epoch, step = divmod(state.global_step, self._steps_an_epoch)

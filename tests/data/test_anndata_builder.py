@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata
 import datasets
 import h5py
 import numpy as np
@@ -16,6 +14,11 @@ from scipy.io import mmwrite
 from scfm_hf.data.anndata_builder import gene_names
 from scfm_hf.data.corpus import load_corpus
 from scfm_hf.errors import CorpusError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata
 
 # No real antibody has an id like a gene; it must not be one because of its type.
 ANTIBODY = "ENSG00000999999"

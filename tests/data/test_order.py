@@ -114,9 +114,7 @@ def test_sizes_that_make_no_sense_are_refused(block_size: int, window_size: int)
 
 
 @some
-@given(
-    st.lists(st.floats(0.01, 50), min_size=1, max_size=200).map(np.array), st.integers(0, 9), st.integers(0, 2**40)
-)
+@given(st.lists(st.floats(0.01, 50), min_size=1, max_size=200).map(np.array), st.integers(0, 9), st.integers(0, 2**40))
 def test_a_cell_comes_as_often_as_its_weight_asks_up_to_rounding(weights: np.ndarray, epoch: int, seed: int) -> None:
     repeats = repeats_in_epoch(weights, seed=seed, epoch=epoch)
     expected = weights * len(weights) / weights.sum()

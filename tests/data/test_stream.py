@@ -6,7 +6,6 @@ import json
 import pickle
 from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
@@ -17,6 +16,8 @@ from scfm_hf.models.released import released_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import anndata
 
     from scfm_hf.data.stream import CellStream
 
@@ -113,7 +114,9 @@ def test_batches_are_the_same_cells(corpus_folder: Path) -> None:
     cells = list(stream)
     batches = list(stream.batches(7))
     assert [len(batch["cell"]) for batch in batches] == [7] * 10 + [2]
-    together = [(batch["gene_ids"].row(i), batch["counts"].row(i)) for batch in batches for i in range(len(batch["cell"]))]
+    together = [
+        (batch["gene_ids"].row(i), batch["counts"].row(i)) for batch in batches for i in range(len(batch["cell"]))
+    ]
     for cell, (genes, counts) in zip(cells, together, strict=True):
         assert np.array_equal(cell["gene_ids"], genes)
         assert np.array_equal(cell["counts"], counts)
