@@ -72,9 +72,8 @@ def resampled(shared: Path, folder: Path, n_cells: int, compression: str | None)
     drawn.obs["row"] = np.arange(n_cells)
     file = folder / f"{compression or 'uncompressed'}.h5ad"
     drawn.write_h5ad(file, compression=compression)
-    print(
-        f"\n{file.name}: {n_cells:,} cells, {drawn.X.nnz / n_cells:,.0f} genes a cell, {file.stat().st_size / 1e6:,.0f} MB\n"
-    )
+    genes, size = drawn.X.nnz / n_cells, file.stat().st_size / 1e6
+    print(f"\n{file.name}: {n_cells:,} cells, {genes:,.0f} genes a cell, {size:,.0f} MB\n")
     return file
 
 
