@@ -1,6 +1,6 @@
 """How fast shuffled cells come from one .h5ad, beside the floor, the ceiling and the loaders of others.
 
-    python -P benchmarks/stream.py [--shared ../shared] [--cells 50000] [--rounds 3] [--gzip-only]
+    python -P benchmarks/stream.py [--shared ../shared] [--cells 50000] [--rounds 3] [--file gzip]
 
 Real blood cells, resampled to ``--cells``, as CSR in one file without compression and in one with gzip; batches of 256
 as flat arrays, one process, one core. Each way goes once through the file a round, rounds interleaved, and the least
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--file", choices=("uncompressed", "gzip", "both"), default="both")
     parser.add_argument("--without-peers", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -58,20 +59,20 @@ def main() -> None:
         f"{_processor()}, one core; Python {platform.python_version()}; {', '.join(filter(None, map(_version, names)))}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for compression in (None, "gzip"):
-            file = resampled(options.shared, Path(folder), options.cells, compression)
+        for name in ("uncompressed", "gzip") if options.file == "both" else (options.file,):
+            file = resampled(options.shared, Path(folder), options.cells, name)
             measure(file, options.cells, options.rounds, peers=not options.without_peers)
     print(f"\nLargest memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
-def resampled(shared: Path, folder: Path, n_cells: int, compression: str | None) -> Path:
+def resampled(shared: Path, folder: Path, n_cells: int, name: str) -> Path:
     """Write real cells, drawn with replacement; ``obs["row"]`` is where each stands."""
     adata = anndata.read_h5ad(shared / "data" / "human_pbmc3k.h5ad")[:2000]
     drawn = adata[np.random.default_rng(0).integers(0, adata.n_obs, n_cells)].copy()
     drawn.obs_names = [f"cell{row}" for row in range(n_cells)]
     drawn.obs["row"] = np.arange(n_cells)
-    file = folder / f"{compression or 'uncompressed'}.h5ad"
-    drawn.write_h5ad(file, compression=compression)
+    file = folder / f"{name}.h5ad"
+    drawn.write_h5ad(file, compression="gzip" if name == "gzip" else None)
     genes, size = drawn.X.nnz / n_cells, file.stat().st_size / 1e6
     print(f"\n{file.name}: {n_cells:,} cells, {genes:,.0f} genes a cell, {size:,.0f} MB\n")
     return file

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import DataLoader
 
 from scfm_hf.data.corpus import load_corpus
@@ -56,6 +57,17 @@ def test_ranks_share_the_batches_of_the_one_order(corpus_folder: Path, workers: 
     assert [len(share) for share in shares] == [len(rank) for rank in ranks]
     batches = [[share[start : start + 5] for start in range(0, len(share), 5)] for share in shares]
     together = [batches[number % 2][number // 2] for number in range(15)]
+    assert [cell for batch in together for cell in batch] == seen(stream)
+
+
+def test_accelerate_shares_the_one_order_among_processes(corpus_folder: Path) -> None:
+    """As Trainer does on several ranks: each takes its part of every ``batch size x ranks`` cells."""
+    stream = load_corpus(corpus_folder, **SMALL | {"batch_size": 6})
+    shares = [
+        [cell["cell"] for cell in IterableDatasetShard(stream, batch_size=3, num_processes=2, process_index=rank)]
+        for rank in (0, 1)
+    ]
+    together = [shares[number % 2][number // 2 * 3 :][:3] for number in range(24)]
     assert [cell for batch in together for cell in batch] == seen(stream)
 
 

@@ -102,15 +102,18 @@ def uninterrupted(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder / "journal"
 
 
-def check_killed_run(corpus: Path, folder: Path, uninterrupted: Path, kill_at: int) -> None:
+def check_killed_run(corpus: Path, folder: Path, uninterrupted: Path, kill_at: int, workers: int = 0) -> None:
     journal = folder / "journal"
-    assert in_a_process(corpus, folder / "run", journal, kill_at=kill_at) == -signal.SIGKILL
+    options = {"dataloader_num_workers": workers}
+    assert in_a_process(corpus, folder / "run", journal, kill_at=kill_at, **options) == -signal.SIGKILL
     journal.unlink(missing_ok=True)
     journal.with_suffix(".cells").unlink()
-    assert in_a_process(corpus, folder / "run", journal) == 0
+    assert in_a_process(corpus, folder / "run", journal, **options) == 0
     expected, found = (path.read_text().splitlines() for path in (uninterrupted, journal))
     resumed = kill_at // 5 * 5
     assert found == expected[resumed:]
+    if workers:  # which write into one file at once
+        return
     whole, rest = (path.with_suffix(".cells").read_text().splitlines() for path in (uninterrupted, journal))
     assert rest == whole[resumed:]
 
@@ -122,6 +125,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
 ) -> None:
     """In the first epoch, at the end of it, and in the third."""
     check_killed_run(corpus_folder, tmp_path, uninterrupted, kill_at)
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_workers_goes_on_as_one_without(
+    corpus_folder: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    check_killed_run(corpus_folder, tmp_path, uninterrupted, kill_at=18, workers=2)
 
 
 @pytest.mark.full
