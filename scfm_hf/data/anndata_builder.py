@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import datasets.builder
+import datasets.load
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from datasets import packaged_modules
-from datasets.builder import Key
 
 from scfm_hf.data.cell_files import StoredCells, find_cell_files, open_cells
 from scfm_hf.errors import CorpusError
@@ -96,14 +97,14 @@ class AnnDataBuilder(datasets.ArrowBasedBuilder):
     def _generate_shards(self, pieces: list[tuple[str, int, int]]) -> Iterator[str]:
         yield from (place for place, _, _ in pieces)
 
-    def _generate_tables(self, pieces: list[tuple[str, int, int]]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, pieces: list[tuple[str, int, int]]) -> Iterator[tuple[Any, pa.Table]]:
         for number, (place, first, last) in enumerate(pieces):
             cells = self._open(place)
             try:
                 obs = cells.obs(self._columns_of(cells))
                 for start in range(first, last, self.config.block_size):
                     stop = min(start + self.config.block_size, last)
-                    yield Key(number, start), _table(cells, obs, start, stop, self.info.features)
+                    yield _key(number, start), _table(cells, obs, start, stop, self.info.features)
             finally:
                 cells.close()
 
@@ -197,6 +198,12 @@ def _table(cells: StoredCells, obs: pd.DataFrame, start: int, stop: int, feature
     return pa.table(columns).cast(features.arrow_schema)
 
 
+def _key(number: int, start: int) -> Any:
+    """Name of a table among those of a split: a type of its own in datasets 5, a text in datasets 4."""
+    key = getattr(datasets.builder, "Key", None)
+    return f"{number}_{start}" if key is None else key(number, start)
+
+
 def _renamed(name: str) -> str:
     return f"obs_{name}" if name in _OWN else name
 
@@ -209,7 +216,12 @@ def register() -> None:
     packaged_modules._EXTENSION_TO_MODULE[".h5ad"] = (NAME, {})
     packaged_modules._MODULE_TO_EXTENSIONS[NAME] = [".h5ad"]
     packaged_modules._MODULE_TO_METADATA_FILE_NAMES[NAME] = []
-    packaged_modules._MODULE_TO_METADATA_EXTENSIONS[NAME] = []
+    # The first two are of datasets 5, the last is of datasets 4.
+    getattr(packaged_modules, "_MODULE_TO_METADATA_EXTENSIONS", {})[NAME] = []
+    for place, name in ((packaged_modules, "_ALL_ALLOWED_EXTENSIONS"), (datasets.load, "ALL_ALLOWED_EXTENSIONS")):
+        extensions = getattr(place, name, [".h5ad"])
+        if ".h5ad" not in extensions:
+            extensions.append(".h5ad")
 
 
 register()

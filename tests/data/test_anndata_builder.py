@@ -134,3 +134,17 @@ def test_columns_and_layers_can_be_chosen(h5ad: Path, tmp_path: Path) -> None:
     assert list(cells.features) == ["gene_ids", "counts", "cell_id", "note"]
     with pytest.raises(CorpusError, match=r"no layers/missing"):
         load(tmp_path, data_files=str(h5ad), streaming=True, layer="missing")
+
+
+@pytest.mark.hub
+@pytest.mark.usefixtures("hub")
+def test_a_data_set_of_h5ad_files_on_the_hub_needs_no_download(h5ad: Path, tmp_path: Path, repo_id: str) -> None:
+    from huggingface_hub import create_repo, upload_file
+
+    create_repo(repo_id, repo_type="dataset")
+    upload_file(path_or_fileobj=h5ad, path_in_repo="cells.h5ad", repo_id=repo_id, repo_type="dataset")
+    local = load(tmp_path, data_files=str(h5ad), streaming=True)
+    by_name = datasets.load_dataset(repo_id, split="train", streaming=True)
+    assert [cell["cell_id"] for cell in by_name] == [cell["cell_id"] for cell in local]
+    stream = load_corpus(f"hf://datasets/{repo_id}", cell_ids=True)
+    assert sorted(cell["cell_id"] for cell in stream) == sorted(cell["cell_id"] for cell in local)
