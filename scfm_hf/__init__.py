@@ -22,6 +22,7 @@ _PLACES = {
     "AutoModelForPerturbation": "models.auto",
     "families": "models.registry",
     "convert_checkpoint": "conversion",
+    "load_corpus": "data.corpus",
     "embed": "tasks.embed",
     "annotate": "tasks.annotate",
     "lora_config": "training.adapters",
