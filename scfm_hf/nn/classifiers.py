@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class ClassifierLayer(nn.Linear):
-    """A linear layer that begins as torch makes it: transformers' small weights let nothing through several of them."""
+    """A linear layer whose weights begin as torch makes them: transformers' small ones let nothing through several."""
 
     def initial_tensors(self) -> dict[str, Tensor]:
         """Values of a fresh model."""
         bound = self.in_features**-0.5
-        drawn = {"weight": torch.empty(self.out_features, self.in_features), "bias": torch.empty(self.out_features)}
-        return {name: tensor.uniform_(-bound, bound) for name, tensor in drawn.items()}
+        weight = torch.empty(self.out_features, self.in_features).uniform_(-bound, bound)
+        return {"weight": weight, "bias": torch.zeros(self.out_features)}
 
 
 class FirstTokenClassifier(nn.Module):

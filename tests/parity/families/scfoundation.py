@@ -29,10 +29,10 @@ DEFAULT_KEY = "cell"
 
 
 def conversion(golden: Golden, weights: str | None, scratch: Path) -> Mapping[str, Any]:
-    """One of the three models of the file."""
+    """One of the three models of the file; the file has one name, "default", so that the weights name the model."""
     del scratch
     arguments = {"source": golden.checkpoint, "weights": golden.weights["default"], "files": golden.files}
-    return {**arguments, "key": weights}
+    return {**arguments, "key": DEFAULT_KEY if weights in (None, "default") else weights}
 
 
 def options(context: Context) -> Mapping[str, Any]:
