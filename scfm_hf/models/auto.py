@@ -86,3 +86,5 @@ def register_all() -> None:
     """Make every family known to the Auto classes."""
     for spec in families().values():
         register(spec)
+    for loader in (AutoConfig, AutoTokenizer, _BaseAutoModelClass, CellPreTrainedModel):
+        resolve_ids(loader)
