@@ -1,22 +1,32 @@
-"""Train with a fold left out, and measure beside the baselines.
+"""Train with a fold left out, measure beside the baselines, and keep the model if asked.
 
 Usage: python scripts/cellprofile/measure.py --fold A [--seed 0] [--shared ../shared] [--json build/cellprofile.jsonl]
+           [--save scfm_hf/models/cellprofile/shipped/cellprofile-human]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from corpus import SETS, Study, read_corpus
 from evaluate import UNIT_SCALE, few_labels, highly_variable_pca, joined, log_counts, of_model, transfer
 from folds import FOLDS
 from train import STEPS, parts_of, train
+
+from scfm_hf import CellTokenizer, GeneVocabulary
+
+if TYPE_CHECKING:
+    from statistics_of import Choice
+
+    from scfm_hf.models.cellprofile.modeling_cellprofile import CellProfileModel
 
 
 def part(corpus: dict[str, Study], name: str) -> Study:
@@ -38,6 +48,21 @@ def training_studies(corpus: dict[str, Study], left_out: tuple[str, ...]) -> lis
     return kept
 
 
+def save(model: CellProfileModel, genes: list[str], choice: Choice, folder: Path) -> None:
+    """Save encoder and tokenizer; weights in half precision, which are read back into single precision."""
+    vocabulary = GeneVocabulary(
+        ["<pad>", *genes], special_tokens={"pad": "<pad>"}, id_kind="ensembl_id", species=("human",)
+    )
+    deviation = np.concatenate([[np.nan], choice.deviation])
+    tokenizer = CellTokenizer.from_vocabulary(vocabulary, scheme="cellprofile", statistics={"deviation": deviation})
+    tokenizer.save_pretrained(folder)
+    halved = copy.deepcopy(model).half()
+    halved.config.vocabulary_digest = tokenizer.vocabulary_digest
+    halved.save_pretrained(folder)
+    halved.config.dtype = "float32"
+    halved.config.save_pretrained(folder)
+
+
 def main() -> None:
     """Train, measure, print and append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,14 +71,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[3] / "shared")
     parser.add_argument("--json", type=Path, default=Path("build/cellprofile.jsonl"))
+    parser.add_argument("--save", type=Path, help="keep encoder and tokenizer in this folder, in half precision")
     options = parser.parse_args()
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "scikit-learn", "numpy"))
     print(f"{platform.machine()}, Python {platform.python_version()}, {libraries}")
-    _, corpus = read_corpus(options.shared / "data")
+    genes, corpus = read_corpus(options.shared / "data")
     fold = FOLDS[options.fold]
     start = time.process_time()
     model, choice = train(training_studies(corpus, fold.left_out), seed=options.seed, steps=options.steps)
     print(f"trained in {time.process_time() - start:.0f} s of processor time")
+    if options.save:
+        save(model.cellprofile, [genes[column] for column in choice.columns], choice, options.save)
     both = highly_variable_pca(see_query=True)
     body = model.cellprofile
     ways = {
