@@ -87,5 +87,6 @@ def register_all() -> None:
     """Make every family known to the Auto classes."""
     for spec in families().values():
         register(spec)
-    for loader in (AutoConfig, AutoTokenizer, _BaseAutoModelClass):
+    used = {name for spec in families().values() for name in spec.model_classes}
+    for loader in (AutoConfig, AutoTokenizer, _BaseAutoModelClass, *map(auto_class, sorted(used))):
         resolve_ids(loader)

@@ -44,8 +44,8 @@ def resolve_ids(loader: type[Any]) -> None:
 
     What was loaded keeps the id as its name, so that an adapter trained on it names a base that others can load.
     """
-    original = loader.__dict__["from_pretrained"]
-    if hasattr(original.__func__, "resolves_shipped_models"):
+    original = loader.__dict__.get("from_pretrained")  # most Auto classes have one of their own, the others inherit it
+    if original is None or hasattr(original.__func__, "resolves_shipped_models"):
         return
 
     @functools.wraps(original.__func__)
@@ -58,11 +58,11 @@ def resolve_ids(loader: type[Any]) -> None:
         return loaded
 
     from_pretrained.resolves_shipped_models = True  # type: ignore[attr-defined]
-    loader.from_pretrained = classmethod(from_pretrained)  # type: ignore[attr-defined]
+    loader.from_pretrained = classmethod(from_pretrained)
 
 
 def _keep_name(loaded: Any, name: str) -> None:
     """Name a model, configuration or tokenizer after the id that it was asked for by."""
     for owner in (loaded, getattr(loaded, "config", None)):
-        if hasattr(owner, "name_or_path"):
+        if owner is not None and hasattr(owner, "name_or_path"):
             owner.name_or_path = name

@@ -74,7 +74,7 @@ class Views(IterableDataset[dict[str, Any]]):
         return {
             **tokens_of(views),
             "labels": torch.from_numpy(np.tile(labels, 2)),
-            "coarse_labels": torch.from_numpy(np.tile(coarse, 2)),
+            "coarse_classes": torch.from_numpy(np.tile(coarse, 2)),
             "view_of": torch.arange(CELLS_A_STEP).repeat(2),
             "studies": torch.from_numpy(np.tile(chosen, 2)),
             "whole_values": _with_padding(np.tile(self._values(counts, totals), (2, 1))),

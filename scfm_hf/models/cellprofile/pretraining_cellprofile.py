@@ -75,7 +75,7 @@ class CellProfileForPreTraining(CellProfilePreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        coarse_labels: Tensor | None = None,
+        coarse_classes: Tensor | None = None,
         view_of: Tensor | None = None,
         studies: Tensor | None = None,
         whole_values: Tensor | None = None,
@@ -90,7 +90,7 @@ class CellProfileForPreTraining(CellProfilePreTrainedModel):
             The views, see :meth:`CellProfileModel.forward`.
         labels
             Class of each view's cell, int64, (n_views,); -100 where it is not known.
-        coarse_labels
+        coarse_classes
             Coarser class that each class is a kind of, itself where there is none, int64, (n_views,). A cell whose
             class is coarse ("T cell") is neither told from those of its kinds ("CD4 T cell") nor belongs to them.
         view_of
@@ -113,7 +113,7 @@ class CellProfileForPreTraining(CellProfilePreTrainedModel):
                 "contrast": supervised_contrast(
                     learned,
                     labels,
-                    labels if coarse_labels is None else coarse_labels,
+                    labels if coarse_classes is None else coarse_classes,
                     torch.arange(len(labels), device=labels.device) if view_of is None else view_of,
                     torch.zeros_like(labels) if studies is None else studies,
                     self.config.temperature,
@@ -130,7 +130,7 @@ class CellProfileForPreTraining(CellProfilePreTrainedModel):
 
 
 def supervised_contrast(
-    vectors: Tensor, labels: Tensor, coarse_labels: Tensor, view_of: Tensor, studies: Tensor, temperature: float
+    vectors: Tensor, labels: Tensor, coarse_classes: Tensor, view_of: Tensor, studies: Tensor, temperature: float
 ) -> Tensor:
     """Mean over views of the cross entropy of finding those that belong to them, scalar.
 
@@ -141,7 +141,7 @@ def supervised_contrast(
     ----------
     vectors
         (n_views, width).
-    labels, coarse_labels, view_of, studies
+    labels, coarse_classes, view_of, studies
         See :meth:`CellProfileForPreTraining.forward`.
     temperature
         Divides the cosine similarities.
@@ -157,8 +157,8 @@ def supervised_contrast(
     same_cell = view_of[:, None] == view_of[None]
     both_known = known[:, None] & known[None]
     belongs = (same_cell | (both_known & (labels[:, None] == labels[None]))) & others
-    is_coarse = labels == coarse_labels
-    kinds = (coarse_labels[:, None] == coarse_labels[None]) & (labels[:, None] != labels[None])
+    is_coarse = labels == coarse_classes
+    kinds = (coarse_classes[:, None] == coarse_classes[None]) & (labels[:, None] != labels[None])
     unclear = kinds & (is_coarse[:, None] | is_coarse[None])
     told_from = (both_known & ~unclear) | (~known[:, None] & (studies[:, None] == studies[None]))
     compared = (told_from | belongs) & others

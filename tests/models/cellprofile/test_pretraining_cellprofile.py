@@ -12,7 +12,7 @@ UNKNOWN = -100
 
 def contrast(vectors: list[list[float]], labels: list[int], **further: list[int]) -> float:
     n = len(labels)
-    given = {"coarse_labels": labels, "view_of": list(range(n)), "studies": [0] * n, **further}
+    given = {"coarse_classes": labels, "view_of": list(range(n)), "studies": [0] * n, **further}
     tensors = {name: torch.tensor(values) for name, values in given.items()}
     return supervised_contrast(torch.tensor(vectors), torch.tensor(labels), **tensors, temperature=0.5).item()
 
@@ -43,7 +43,7 @@ def test_unlabelled_cells_of_another_study_are_not_told_apart() -> None:
 def test_a_coarse_class_is_not_told_from_its_kinds() -> None:
     """1 is a kind of 0, as CD4 T cells are of T cells; 2 is another class."""
     together = [RIGHT, RIGHT, RIGHT, RIGHT]
-    assert contrast(together, [0, 0, 1, 1], coarse_labels=[0, 0, 0, 0]) < contrast(together, [0, 0, 2, 2])
+    assert contrast(together, [0, 0, 1, 1], coarse_classes=[0, 0, 0, 0]) < contrast(together, [0, 0, 2, 2])
 
 
 def test_a_cell_that_nothing_belongs_to_counts_nothing() -> None:
