@@ -21,6 +21,7 @@ _PLACES = {
     "AutoModelForExpressionPrediction": "models.auto",
     "AutoModelForPerturbation": "models.auto",
     "families": "models.registry",
+    "shipped_models": "models.shipped",
     "convert_checkpoint": "conversion",
     "load_corpus": "data.corpus",
     "embed": "tasks.embed",

@@ -16,6 +16,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from scfm_hf.models.registry import FamilySpec, families
+from scfm_hf.models.shipped import resolve_ids
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, ValuesView
@@ -86,3 +87,6 @@ def register_all() -> None:
     """Make every family known to the Auto classes."""
     for spec in families().values():
         register(spec)
+    used = {name for spec in families().values() for name in spec.model_classes}
+    for loader in (AutoConfig, AutoTokenizer, _BaseAutoModelClass, *map(auto_class, sorted(used))):
+        resolve_ids(loader)

@@ -29,6 +29,7 @@ from transformers.utils import cached_file, logging
 
 from scfm_hf.errors import CheckpointError
 from scfm_hf.models.configuration import CellConfig
+from scfm_hf.models.shipped import place_of
 from scfm_hf.models.side_tables import SideTable
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class CellPreTrainedModel(PreTrainedModel):
         CompatibilityError
             If the folder holds a model of another type.
         """
+        asked_for, pretrained_model_name_or_path = (
+            pretrained_model_name_or_path,
+            place_of(pretrained_model_name_or_path),
+        )
         resized = ignore_mismatched_sizes or not _RESIZES_THE_HEAD.isdisjoint(kwargs)
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = cls._with_whole_heads(kwargs["quantization_config"])
@@ -145,6 +150,8 @@ class CellPreTrainedModel(PreTrainedModel):
         model._refuse_incomplete(info, where=str(pretrained_model_name_or_path), resized=resized)
         if pretrained_model_name_or_path is not None:
             model._open_side_tables(str(pretrained_model_name_or_path), kwargs)
+        if asked_for != pretrained_model_name_or_path:
+            model.name_or_path = model.config.name_or_path = str(asked_for)
         return (model, info) if output_loading_info else model
 
     @classmethod

@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from scfm_hf.errors import CompatibilityError
 from scfm_hf.models.registry import family_of
+from scfm_hf.models.shipped import shipped_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,7 +103,7 @@ def _from_pretrained(source: str, base: Any, auto_class: Any, revision: str | No
     from transformers.utils import find_adapter_config_file
 
     options: dict[str, Any] = {"revision": revision} if revision else {}
-    if find_adapter_config_file(source, **options) is None:
+    if source in shipped_models() or find_adapter_config_file(source, **options) is None:
         if base is not None:
             raise CompatibilityError(f"{source} is a whole model, not an adapter: it has no base.")
         return auto_class.from_pretrained(source, **options)
