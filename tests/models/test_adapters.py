@@ -6,11 +6,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from models.examples import Case, every_class, fill_side_tables, largest_difference, loss_of, results, save_memory
+from datasets import Dataset
+from models.examples import (
+    Case,
+    every_class,
+    example_of,
+    fill_side_tables,
+    largest_difference,
+    loss_of,
+    results,
+    save_memory,
+)
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers import Trainer, TrainingArguments
 
 from scfm_hf.hub import merge_adapter
+from scfm_hf.models.registry import families
 from scfm_hf.training import lora_config
 
 if TYPE_CHECKING:
@@ -122,3 +134,30 @@ def test_an_adapter_trains_with_gradient_checkpointing(case: Case) -> None:
         loss_of(adapted, batch).backward()
         gradients.append({name: value.grad / value.grad.abs().max() for name, value in trainable(adapted).items()})
     assert largest_difference(*gradients) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, spec in families().items() if "AutoModelForSequenceClassification" in spec.model_classes]
+)
+def test_an_adapter_learns_real_cells_by_the_stock_trainer(name: str, tmp_path: Path) -> None:
+    """The classifier of cells of every family."""
+    example = example_of(name)
+    written = families()[name].classes_of("AutoModelForSequenceClassification")[0]
+    case = Case(example, families()[name].locate(written)[1])
+    batch = case.labelled()
+    adapted = get_peft_model(case.model(), lora_config(case.model(), r=4))
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        max_steps=20,
+        learning_rate=1e-2,
+        label_names=["labels"],
+    )
+    dataset = Dataset.from_dict({key: value.numpy() for key, value in batch.items()})
+    run = Trainer(adapted, arguments, train_dataset=dataset, eval_dataset=dataset)
+    before = run.evaluate()["eval_loss"]
+    run.train()
+    assert run.evaluate()["eval_loss"] < before
