@@ -55,6 +55,8 @@ class FamilySpec:
         SPDX names where there are some; shown separately.
     paper, citation
         Reference in words, and as BibTeX.
+    has_original
+        False for a family of this library's own, which has no checkpoints to convert and no numbers to compare with.
     code_url, weights_url
         Where the original's code and weights are published.
     tiny
@@ -77,6 +79,7 @@ class FamilySpec:
     spatial: bool = False
     species: tuple[str, ...] = ("human",)
     modalities: tuple[str, ...] = ("rna",)
+    has_original: bool = True
     gene_ids: str
     code_licence: str
     weights_licence: str

@@ -18,6 +18,7 @@ FAMILY = FamilySpec(
     lora_feedforward=("dense",),
     attentions=False,
     gene_states=False,
+    has_original=False,
     species=("human",),
     gene_ids="ensembl_id",
     code_licence="Apache-2.0",
