@@ -3,9 +3,10 @@
 Usage: python benchmarks/families.py [--cells 500] [--width 256] [--layers 4] [--families scgpt uce]
 
 Blood cells that ship with the package, over the hundred-odd genes that the tests' vocabularies have, so that cells are
-short; models of a usual width with random weights, made as the tests make them (tests/models/examples.py). The loop gives the model one encoded
-cell at a time. One thread; processor time; both ways in one run, and their largest difference. At the end the attention
-of the Performers beside quadratic attention, over as many genes as the full lists have.
+short; models of a usual width with random weights, made as the tests make them (tests/models/examples.py). The loop
+gives the model one encoded cell at a time. One thread; processor time; both ways in one run, and their largest
+difference. At the end the attention of the Performers beside quadratic attention, over as many genes as full lists
+have.
 """
 
 from __future__ import annotations
