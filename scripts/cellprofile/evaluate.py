@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from corpus import COARSE, Study
+from gene_choice import Choice, dispersion_ranks, log_values, scaled_values
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.utils.extmath import randomized_svd
-from statistics_of import Choice, dispersion_ranks, log_values, scaled_values
 from train import tokens_of
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from train import STEPS, parts_of, train
 from scfm_hf import CellTokenizer, GeneVocabulary
 
 if TYPE_CHECKING:
-    from statistics_of import Choice
+    from gene_choice import Choice
 
     from scfm_hf.models.cellprofile.modeling_cellprofile import CellProfileModel
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from corpus import COARSE
-from statistics_of import FLOOR, LARGEST, Choice, choose_genes, directions
+from gene_choice import FLOOR, LARGEST, Choice, choose_genes, directions
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
