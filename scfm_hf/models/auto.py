@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from scfm_hf.models.configuration import CellConfig
 from scfm_hf.models.registry import FamilySpec, families
 from scfm_hf.models.shipped import resolve_ids
 
@@ -87,6 +88,8 @@ def register_all() -> None:
     """Make every family known to the Auto classes."""
     for spec in families().values():
         register(spec)
+    from scfm_hf.tokenization import CellTokenizer
+
     used = {name for spec in families().values() for name in spec.model_classes}
-    for loader in (AutoConfig, AutoTokenizer, _BaseAutoModelClass, *map(auto_class, sorted(used))):
+    for loader in (AutoConfig, AutoTokenizer, CellConfig, CellTokenizer, *map(auto_class, sorted(used))):
         resolve_ids(loader)

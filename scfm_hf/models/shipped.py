@@ -39,19 +39,19 @@ def place_of(name: Any) -> Any:
     return name
 
 
-def resolve_ids(loader: type[Any]) -> None:
+def resolve_ids(loader: Any) -> None:
     """Let ``loader.from_pretrained`` know the ids of shipped models; doing it twice does no harm.
 
     What was loaded keeps the id as its name, so that an adapter trained on it names a base that others can load.
     """
-    original = loader.__dict__.get("from_pretrained")  # most Auto classes have one of their own, the others inherit it
-    if original is None or hasattr(original.__func__, "resolves_shipped_models"):
+    original = loader.from_pretrained.__func__  # its own, as most Auto classes have, or an inherited one
+    if hasattr(original, "resolves_shipped_models"):
         return
 
-    @functools.wraps(original.__func__)
+    @functools.wraps(original)
     def from_pretrained(cls: type[Any], pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         place = place_of(pretrained_model_name_or_path)
-        loaded = original.__func__(cls, place, *args, **kwargs)
+        loaded = original(cls, place, *args, **kwargs)
         if place != pretrained_model_name_or_path:
             for part in loaded if isinstance(loaded, tuple) else (loaded,):
                 _keep_name(part, pretrained_model_name_or_path)

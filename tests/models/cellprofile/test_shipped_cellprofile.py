@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from scfm_hf import annotate, embed, shipped_models
+from scfm_hf import CellTokenizer, annotate, embed, shipped_models
+from scfm_hf.models.cellprofile.configuration_cellprofile import CellProfileConfig
 from scfm_hf.models.cellprofile.modeling_cellprofile import CellProfileModel
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def test_the_auto_classes_and_its_own_load_it_by_its_id() -> None:
     assert model.dtype == own.dtype == torch.float32
     assert model.name_or_path == own.name_or_path == MODEL
     assert AutoTokenizer.from_pretrained(MODEL).vocabulary_digest == model.config.vocabulary_digest
+    assert CellProfileConfig.from_pretrained(MODEL).vocab_size == model.config.vocab_size
+    assert len(CellTokenizer.from_pretrained(MODEL)) == model.config.vocab_size
     head = AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=3)
     assert head.fresh_heads == ("classifier",)
 
