@@ -16,6 +16,7 @@ PYTEST ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 LINTERS := $(VENV)/installed-linters
+WITH_EXTRAS := build/venv-extras/installed
 # Without bytecode, importing transformers takes three times as long: never go without it, whatever the caller's settings.
 export PYTHONDONTWRITEBYTECODE :=
 # Each test process has one thread: several of them share the cores.
@@ -23,7 +24,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=f
 RUN_TESTS = $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-full test-lowest parity lint format bench docs clean
+.PHONY: help venv quickstart test test-full test-extras test-lowest parity lint format bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +39,12 @@ $(LINTERS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-compile -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
 
+$(WITH_EXTRAS): pyproject.toml constraints.txt scripts/make_venv.sh
+	mkdir -p build
+	TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS="test,plots,census,curation,ray" PYTHON="$(PYTHON)" \
+		bash scripts/make_venv.sh build/venv-extras constraints.txt
+	@touch $@
+
 quickstart: $(INSTALLED) ## train, fine-tune, save, reload and annotate on real cells (about five minutes)
 	$(BIN)/python -m scfm_hf.quickstart
 
@@ -46,6 +53,9 @@ test: $(INSTALLED) ## run the tests, all but the ones marked full
 
 test-full: $(INSTALLED) ## run the tests marked full, which `make test` leaves out
 	$(RUN_TESTS) -m full $(PYTEST)
+
+test-extras: $(WITH_EXTRAS) ## run the tests that need the extras census, curation and ray, in an environment of their own
+	$(TEST_ENVIRONMENT) build/venv-extras/bin/python -m pytest -n $(WORKERS) --dist worksteal -m extras $(PYTEST)
 
 test-lowest: $(INSTALLED) ## run the tests with the oldest dependencies that pyproject.toml allows (all but torch; LOWEST_TORCH=1 for torch too)
 	mkdir -p build
