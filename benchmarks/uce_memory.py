@@ -1,12 +1,12 @@
 """How much memory it takes to embed cells with a UCE whose table of proteins has the released size.
 
 Usage: python benchmarks/uce_memory.py [--cells 500] [--rows 145469] [--token-dim 5120] [--width 256] [--threads 1]
-           [--tokens-per-batch 4096]
+           [--tokens-per-batch 8192]
 
 Real blood cells that ship with the package; a random table of the released shape (3 GB, written to a temporary folder
 in pieces), and a model of four layers with random weights, 256 wide in place of 1,280 so that it takes minutes on one
-core, in batches of 4,096 tokens. A fresh process embeds; what it takes at most, beyond Python with the imported
-libraries, must stay below the rows of the genes in use + the model + 500 MB.
+core, in the batches that `embed` makes by default. A fresh process embeds; what it takes at most, beyond Python with
+the imported libraries, must stay below the rows of the genes in use + the model + 500 MB.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--token-dim", type=int, default=5120)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--tokens-per-batch", type=int, default=8192)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.folder:

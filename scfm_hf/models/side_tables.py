@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 #: Rows that are read from a mapped file at a time.
-_AT_A_TIME = 64
+_AT_A_TIME = 8
 
 
 class SideTable(nn.Module):

@@ -23,7 +23,7 @@ def batches_by_length(
     columns: dict[str, Column],
     *,
     batch_size: int | None = None,
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int = 8_192,
     rows: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, torch.Tensor]]]:
     """Yield (rows, model inputs), longest cells first, so that a lack of memory shows at once.

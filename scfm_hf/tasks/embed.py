@@ -40,7 +40,7 @@ def embed(
     genes: bool = False,
     key_added: str | None = None,
     batch_size: int | None = None,
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int = 8_192,
     empty_cells: Literal["raise", "keep"] = "raise",
     revision: str | None = None,
     device: str | None = None,
@@ -126,7 +126,7 @@ def embed_encoded(
     pooling: str | None = None,
     embedding_layer: int | None = None,
     batch_size: int | None = None,
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int = 8_192,
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """Cell embeddings of encoded cells, float32, (n_cells, hidden_size); NaN for cells without a gene."""
@@ -150,7 +150,7 @@ def embed_genes_encoded(
     *,
     embedding_layer: int | None = None,
     batch_size: int | None = None,
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int = 8_192,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Mean state of each token over the cells that have it, float32, (n_tokens, hidden_size), indexed by token."""

@@ -96,6 +96,8 @@ class UceEmbeddings(nn.Module):
         else:
             # Vectors are wide and genes repeat, within a cell and from cell to cell: each is read and encoded once.
             ids, place = torch.unique(input_ids, return_inverse=True)
+            # All parts have one size: pieces of memory of ever other sizes leave holes, which add up over the batches.
+            ids = nn.functional.pad(ids, (0, -len(ids) % _AT_A_TIME), value=int(ids[-1]))
             parts = [self.encoder(nn.functional.normalize(self.table(some), dim=-1)) for some in ids.split(_AT_A_TIME)]
             tokens = torch.cat(parts)[place]
         return self.dropout(tokens * self.scale + self.positions[: tokens.shape[1]].to(tokens.dtype))
