@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from scfm_hf.data.rank_share import RankShare
 from scfm_hf.data.sampling import repeats_in_epoch
 from scfm_hf.errors import CorpusError
 from scfm_hf.tokenization import Ragged
@@ -96,17 +97,22 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         self.files, self.vocabulary, self.report = tuple(files), vocabulary, report
         self.annotation, self.weights, self.batch_size = dict(annotation), weights, batch_size
         self._reader, self._order = reader, order
-        self._rank, self._world_size = 0, 1
+        self._rank, self._world_size, self._even_batches = 0, 1, False
         self._epoch = self._start = self._place = 0
         self._known_epoch: tuple[int, EpochOrder] | None = None
 
     def __len__(self) -> int:
-        return self._share(self.n_cells)
+        return self._share.size(self.n_cells)
 
     @property
     def n_cells(self) -> int:
         """Cells of an epoch, over all ranks."""
         return int(self._order.n_cells.sum())
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that share an epoch."""
+        return self._world_size
 
     @property
     def epoch(self) -> int:
@@ -118,17 +124,26 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         if epoch != self._epoch:
             self._epoch, self._start, self._place = int(epoch), 0, 0
 
-    def shard(self, *, rank: int, world_size: int) -> Self:
+    def shard(self, *, rank: int, world_size: int, even_batches: bool = False) -> Self:
         """The share of one of several ranks: every ``world_size``-th batch. Needs ``batch_size``.
 
-        accelerate, and so Trainer, shares by itself: it takes the stream as it is.
+        Trainer gets the stream as it is: accelerate shares it, and
+        :class:`~scfm_hf.data.trainer_position.StreamPosition` sees to it that each rank reads its share only.
+
+        Parameters
+        ----------
+        rank, world_size
+            Which of how many.
+        even_batches
+            Give every rank as many batches, as training in step needs: the last cells are shared out evenly. If these
+            are fewer than the ranks, some come to several ranks. Otherwise the last batch is missing on some ranks.
         """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be from 0 to {world_size - 1}, not {rank}.")
         if world_size > 1 and self.batch_size is None:
             raise ValueError("Ranks share batches: say how large these are with load_corpus(..., batch_size=).")
         shared = copy.copy(self)
-        shared._rank, shared._world_size = rank, world_size
+        shared._rank, shared._world_size, shared._even_batches = rank, world_size, even_batches
         return shared
 
     def state_dict(self, *, taken: int | None = None) -> dict[str, Any]:
@@ -237,12 +252,12 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         """Each window with the places that are this consumer's, what was read, and which row each place gives."""
         order, start = self._epoch_order(self._epoch), self._start
         worker, n_workers = self._worker()
-        size = self.batch_size or 1
+        share, n_left = self._share, self.n_cells - start
         for number in range(order.window_at(start), order.n_windows):
             window = order.window(number)
             places = np.arange(max(0, start - window.first), len(window))
-            batch = (places + window.first - start) // size
-            mine = places[(batch % self._world_size == self._rank) & (batch // self._world_size % n_workers == worker)]
+            ahead = places + window.first - start
+            mine = places[share.holds(ahead, n_left, worker=worker, n_workers=n_workers)]
             if len(mine):
                 yield window, mine, *self._read(window, mine)
 
@@ -276,10 +291,9 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             )
         return information.id, information.num_workers
 
-    def _share(self, n_cells: int) -> int:
-        size = self.batch_size or 1
-        rounds, rest = divmod(n_cells, size * self._world_size)
-        return rounds * size + min(max(rest - self._rank * size, 0), size)
+    @property
+    def _share(self) -> RankShare:
+        return RankShare(self._rank, self._world_size, self.batch_size or 1, self._even_batches)
 
     def _description(self) -> dict[str, Any]:
         order = self._order

@@ -122,9 +122,8 @@ def annotate(
         "n_neighbors": n_neighbors if method == "neighbours" else None,
         "seed": seed if method == "linear" else None,
     }
-    record(
-        target, "annotate", loaded, method=method, labels=labels, unknown_below=unknown_below, layer=layer, **settings
-    )
+    settings |= {"labels": labels, "unknown_below": unknown_below, "layer": layer, **options}
+    record(target, "annotate", loaded, method=method, **settings)
     return None if inplace else target
 
 
