@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
     from scfm_hf.data.stream import CellStream
 
+# Ray Data warns of its own settings, and leaves files open.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning")
+]
+
 OPTIONS: dict[str, Any] = {"labels": "cell_type", "columns": ["cell"], "cell_ids": True, "block_size": 4}
 
 
