@@ -37,7 +37,7 @@ def to_ray(stream: CellStream, *, rows_per_task: int = 4096) -> ray.data.Dataset
         for start in range(0, file.n_cells, rows_per_task)
     ]
 
-    class StoredCells(Datasource):  # type: ignore[misc]
+    class StoredCells(Datasource):
         """Rows of the files of a corpus."""
 
         def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:

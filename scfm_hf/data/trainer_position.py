@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,8 +59,14 @@ class StreamPosition(TrainerCallback, ExportableState):
         Raises
         ------
         CorpusError
-            If the training data is no stream, its files were changed, or the steps of an epoch cannot be counted.
+            If the training data is no stream, its files were changed, or the steps of an epoch cannot be counted; or if
+            ranks would not share the cells.
         """
+        if args.world_size == 1 < int(os.environ.get("WORLD_SIZE", "1")):
+            raise CorpusError(
+                "Several processes were started, and Trainer takes each for the only one. Without accelerators it "
+                'needs TrainingArguments(use_cpu=True, ddp_backend="gloo").'
+            )
         loader = kwargs["train_dataloader"]
         self._stream = _share_of_this_rank(loader)
         accumulated = args.gradient_accumulation_steps

@@ -118,7 +118,7 @@ def annotate(
     target.obs[f"{key}_predicted"] = pd.Categorical(names, categories=categories)
     target.obs[f"{key}_probability"] = best
     target.obsm[f"{key}_probabilities"] = probabilities
-    settings = {
+    settings: dict[str, Any] = {
         "n_neighbors": n_neighbors if method == "neighbours" else None,
         "seed": seed if method == "linear" else None,
     }

@@ -68,7 +68,7 @@ def embed_in_parts(
     CorpusError
         If the folder holds parts of other cells, of another model or recipe.
     """
-    recipe = {"pooling": pooling, "embedding_layer": embedding_layer}
+    recipe: dict[str, Any] = {"pooling": pooling, "embedding_layer": embedding_layer}
     parts = list(_parts(batches))
     with ranks_together() as ranks:
         kept = KeptParts(folder, description=_description(encoded, loaded, parts, recipe))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Ranks, batch size and workers: 72 cells leave two to four cells for the last step.
 LAST_STEPS = [(2, 5, 2), (2, 7, 1), (2, 17, 0), (3, 5, 2), (3, 7, 0)]
 #: What StreamPosition reads of the arguments.
-ARGUMENTS: Any = SimpleNamespace(gradient_accumulation_steps=1)
+ARGUMENTS: Any = SimpleNamespace(gradient_accumulation_steps=1, world_size=1)
 
 
 class RecordingClassifier(torch.nn.Module):
@@ -240,6 +240,13 @@ def test_reading_on_the_first_rank_for_all_is_refused(corpus_folder: Path, monke
     monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
     with pytest.raises(CorpusError, match="dispatch_batches"):
         prepared(stream, 0, 2, dispatch_batches=True, put_on_device=True)
+
+
+def test_ranks_that_trainer_does_not_know_of_are_refused(corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on processors without ``use_cpu`` and ``ddp_backend``: each would train a model of its own on all cells."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CorpusError, match='ddp_backend="gloo"'):
+        prepared(load_corpus(corpus_folder, columns=["cell"]), 0, 1)
 
 
 def test_workers_that_would_not_hear_of_the_next_epoch_are_refused(corpus_folder: Path) -> None:
