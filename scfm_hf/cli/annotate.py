@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from scfm_hf.cli.failures import readable_failures
 from scfm_hf.cli.files import read_cells, refuse_existing, write_cells
+from scfm_hf.cli.options import TokenizerOptions, tokenizer_options
 
 
 class Method(StrEnum):
@@ -35,6 +36,7 @@ def run(
     cell_sets: Annotated[
         str | None, typer.Option(help="Column of obs that names sets of cells, or 'all'; for models that read sets.")
     ] = None,
+    option: TokenizerOptions = None,
     min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
@@ -44,9 +46,9 @@ def run(
 
     if reference is None and method in (Method.neighbours, Method.linear):
         raise typer.BadParameter(f"--method {method.value} needs labelled cells: --reference")
+    options = tokenizer_options(option, cell_sets=cell_sets)
     refuse_existing(output, overwrite=overwrite)
     adata = read_cells(cells)
-    sets: dict[str, Any] = {} if cell_sets is None else {"cell_sets": cell_sets}
     annotate(
         adata,
         model,
@@ -60,7 +62,7 @@ def run(
         min_overlap=min_overlap,
         revision=revision,
         inplace=True,
-        **sets,
+        **options,
     )
     write_cells(adata, output, overwrite=overwrite)
     counts = adata.obs[f"{labels}_predicted"].value_counts()

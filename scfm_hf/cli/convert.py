@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from scfm_hf.cli.failures import readable_failures
+from scfm_hf.cli.options import pairs, plain_value
 
 
 @readable_failures
@@ -32,8 +32,8 @@ def run(
     family = places[0] if len(places) == 3 else None
     source, output = Path(places[-2]), Path(places[-1])
     files, options = (
-        _pairs(file, "a side file is given as role=path"),
-        _pairs(option, "an option is given as name=value"),
+        dict(pairs(file, "a side file is given as role=path")),
+        dict(pairs(option, "an option is given as name=value")),
     )
     try:
         report = convert_checkpoint(
@@ -43,23 +43,8 @@ def run(
             weights=weights,
             files=files,
             overwrite=overwrite,
-            **{name: _value(text) for name, text in options.items()},
+            **{name: plain_value(text) for name, text in options.items()},
         )
     except TypeError as error:  # the family has no such option
         raise typer.BadParameter(str(error)) from error
     typer.echo(str(report))
-
-
-def _pairs(texts: list[str] | None, form: str) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts or []]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise typer.BadParameter(form)
-    return {name: value for name, _, value in pairs}
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or a list where the text is one as JSON writes it, else the text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -9,6 +9,7 @@ import typer
 
 from scfm_hf.cli.failures import readable_failures
 from scfm_hf.cli.files import read_cells
+from scfm_hf.cli.options import TokenizerOptions, tokenizer_options
 
 
 @readable_failures
@@ -19,6 +20,7 @@ def run(
     labels: Annotated[str | None, typer.Option(help="Column of obs that becomes the labels.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
+    option: TokenizerOptions = None,
     min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
 ) -> None:
@@ -28,10 +30,11 @@ def run(
     from scfm_hf.folders import refuse_taken, whole_folder
     from scfm_hf.models.released import released_tokenizers
 
+    options = tokenizer_options(option)
     refuse_taken(output, replaceable=("dataset_info.json",) if overwrite else ())
     tokenizer = AutoTokenizer.from_pretrained(released_tokenizers().get(model, model))
     dataset = tokenizer.to_dataset(
-        read_cells(cells), labels=labels, layer=layer, gene_column=gene_column, min_overlap=min_overlap
+        read_cells(cells), labels=labels, layer=layer, gene_column=gene_column, min_overlap=min_overlap, **options
     )
     with whole_folder(output, replace=overwrite) as folder:
         dataset.save_to_disk(str(folder))

@@ -1,4 +1,4 @@
-"""A corpus for the ``datasets`` library."""
+"""A corpus for other libraries: ``datasets``, and Arrow tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import datasets
+    import pyarrow as pa
 
     from scfm_hf.data.stream import CellStream
+    from scfm_hf.data.window_reader import Cells
 
 
 def to_datasets(stream: CellStream) -> datasets.IterableDataset:
@@ -24,9 +26,8 @@ def features(stream: CellStream) -> datasets.Features:
     """Types of what a cell holds: lists of numbers, class labels, names and numbers of obs."""
     from datasets import ClassLabel, Features, List, Value
 
-    sample = next(stream.window_of(0))
     typed: dict[str, Any] = {}
-    for name, value in sample.items():
+    for name, (value,) in stream.stored_cells(0, 0, 1).items():
         annotation = stream.annotation.get(name)
         if annotation is not None and annotation.names is not None:
             typed[name] = ClassLabel(names=list(annotation.names)) if annotation.as_code else Value("string")
@@ -35,6 +36,30 @@ def features(stream: CellStream) -> datasets.Features:
         else:
             typed[name] = Value({str: "string", bool: "bool", int: "int64"}.get(type(value), "float64"))
     return Features(typed)
+
+
+def arrow_schema(stream: CellStream) -> pa.Schema:
+    """The same types for Arrow tables, without what ``datasets`` adds."""
+    import pyarrow as pa
+
+    return pa.schema([(field.name, field.type) for field in features(stream).arrow_schema])
+
+
+def arrow_table(cells: Cells, schema: pa.Schema) -> pa.Table:
+    """Cells as an Arrow table, without a Python list a cell."""
+    import numpy as np
+    import pyarrow as pa
+
+    columns = []
+    for field in schema:
+        entries = cells[field.name]
+        if pa.types.is_list(field.type):
+            offsets = np.concatenate([[0], np.cumsum([len(entry) for entry in entries])]).astype(np.int32)
+            flat = np.concatenate([*entries, np.empty(0, entries[0].dtype if entries else np.int64)])
+            columns.append(pa.ListArray.from_arrays(offsets, pa.array(flat)).cast(field.type))
+        else:
+            columns.append(pa.array(entries, field.type))
+    return pa.table(columns, schema=schema)
 
 
 def _cells_of_windows(stream: CellStream, windows: list[int]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from scfm_hf.data.order import Blocks, Window
+from scfm_hf.data.rank_share import RankShare
 from scfm_hf.data.sampling import repeats_in_epoch
 from scfm_hf.errors import CorpusError
 from scfm_hf.tokenization import Ragged
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import datasets
+    import ray
     from numpy.typing import NDArray
 
     from scfm_hf.data.corpus import CorpusReport
     from scfm_hf.data.corpus_file import CorpusFile
-    from scfm_hf.data.order import CorpusOrder, EpochOrder, Window
+    from scfm_hf.data.order import CorpusOrder, EpochOrder
     from scfm_hf.data.window_reader import Cells, WindowReader
     from scfm_hf.genes import GeneVocabulary
 
@@ -96,17 +99,22 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         self.files, self.vocabulary, self.report = tuple(files), vocabulary, report
         self.annotation, self.weights, self.batch_size = dict(annotation), weights, batch_size
         self._reader, self._order = reader, order
-        self._rank, self._world_size = 0, 1
+        self._rank, self._world_size, self._even_batches = 0, 1, False
         self._epoch = self._start = self._place = 0
         self._known_epoch: tuple[int, EpochOrder] | None = None
 
     def __len__(self) -> int:
-        return self._share(self.n_cells)
+        return self._share.size(self.n_cells)
 
     @property
     def n_cells(self) -> int:
         """Cells of an epoch, over all ranks."""
         return int(self._order.n_cells.sum())
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that share an epoch."""
+        return self._world_size
 
     @property
     def epoch(self) -> int:
@@ -118,17 +126,26 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         if epoch != self._epoch:
             self._epoch, self._start, self._place = int(epoch), 0, 0
 
-    def shard(self, *, rank: int, world_size: int) -> Self:
+    def shard(self, *, rank: int, world_size: int, even_batches: bool = False) -> Self:
         """The share of one of several ranks: every ``world_size``-th batch. Needs ``batch_size``.
 
-        accelerate, and so Trainer, shares by itself: it takes the stream as it is.
+        Trainer gets the stream as it is: accelerate shares it, and
+        :class:`~scfm_hf.data.trainer_position.StreamPosition` sees to it that each rank reads its share only.
+
+        Parameters
+        ----------
+        rank, world_size
+            Which of how many.
+        even_batches
+            Give every rank as many batches, as training in step needs: the last cells are shared out evenly. If these
+            are fewer than the ranks, some come to several ranks. Otherwise the last batch is missing on some ranks.
         """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be from 0 to {world_size - 1}, not {rank}.")
         if world_size > 1 and self.batch_size is None:
             raise ValueError("Ranks share batches: say how large these are with load_corpus(..., batch_size=).")
         shared = copy.copy(self)
-        shared._rank, shared._world_size = rank, world_size
+        shared._rank, shared._world_size, shared._even_batches = rank, world_size, even_batches
         return shared
 
     def state_dict(self, *, taken: int | None = None) -> dict[str, Any]:
@@ -221,6 +238,32 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
 
         return to_datasets(self)
 
+    def to_ray(self, *, rows_per_task: int = 4096) -> ray.data.Dataset:
+        """All cells once, as they are stored, as a ``ray.data.Dataset`` (extra ``ray``).
+
+        Each task reads so many rows of one file, a few hundred at a time, on whichever machine has a core to spare;
+        all machines must see the files. Ray is started on this one if it does not run; ``ray.shutdown()`` stops it.
+        Columns are those of :meth:`to_datasets`, rows in the order of the files if
+        ``ray.data.DataContext.get_current().execution_options.preserve_order`` is set.
+        """
+        from scfm_hf.data.ray_data import to_ray
+
+        return to_ray(self, rows_per_task=rows_per_task)
+
+    def stored_cells(self, file: int, start: int, stop: int) -> Cells:
+        """Rows of a file as they are stored, whatever the order; one entry a cell by name, as in an epoch.
+
+        Parameters
+        ----------
+        file
+            Its number in ``files``.
+        start, stop
+            First row, and the one after the last.
+        """
+        starts = np.arange(start, stop, self._order.block_size)
+        blocks = Blocks(np.full(len(starts), file), starts, np.minimum(starts + self._order.block_size, stop))
+        return self._read(Window(blocks, 0, np.arange(stop - start)), np.arange(stop - start))[0]
+
     def window_of(self, number: int) -> Iterator[dict[str, Any]]:
         """All cells of one window of the epoch, whatever the rank and worker."""
         window = self._epoch_order(self._epoch).window(number)
@@ -237,12 +280,12 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         """Each window with the places that are this consumer's, what was read, and which row each place gives."""
         order, start = self._epoch_order(self._epoch), self._start
         worker, n_workers = self._worker()
-        size = self.batch_size or 1
+        share, n_left = self._share, self.n_cells - start
         for number in range(order.window_at(start), order.n_windows):
             window = order.window(number)
             places = np.arange(max(0, start - window.first), len(window))
-            batch = (places + window.first - start) // size
-            mine = places[(batch % self._world_size == self._rank) & (batch // self._world_size % n_workers == worker)]
+            ahead = places + window.first - start
+            mine = places[share.holds(ahead, n_left, worker=worker, n_workers=n_workers)]
             if len(mine):
                 yield window, mine, *self._read(window, mine)
 
@@ -276,10 +319,9 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             )
         return information.id, information.num_workers
 
-    def _share(self, n_cells: int) -> int:
-        size = self.batch_size or 1
-        rounds, rest = divmod(n_cells, size * self._world_size)
-        return rounds * size + min(max(rest - self._rank * size, 0), size)
+    @property
+    def _share(self) -> RankShare:
+        return RankShare(self._rank, self._world_size, self.batch_size or 1, self._even_batches)
 
     def _description(self) -> dict[str, Any]:
         order = self._order

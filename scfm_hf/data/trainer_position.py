@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.data_loader import DataLoaderDispatcher, IterableDatasetShard
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -26,6 +28,11 @@ class StreamPosition(TrainerCallback, ExportableState):
 
     By itself Trainer reads all that was seen of an epoch again to get past it. With this callback it goes to the
     position at once, and refuses to go on with files that were changed. It turns ``ignore_data_skip`` on.
+
+    On several ranks (torchrun, accelerate launch) it has each rank read and encode its share only, all ranks take as
+    many steps, and every cell comes once an epoch, in the order of one process with the same cells a step.
+    ``TrainingArguments(accelerator_config={"dispatch_batches": False})`` is needed then. If fewer cells than ranks are
+    left for the last step, some come to several ranks.
 
     On one process the losses are then those of a run that was never stopped, bit for bit, as long as the collator draws
     no random numbers of its own, or draws them by cell.
@@ -52,16 +59,19 @@ class StreamPosition(TrainerCallback, ExportableState):
         Raises
         ------
         CorpusError
-            If the training data is no stream, its files were changed, or the steps of an epoch cannot be counted.
+            If the training data is no stream, its files were changed, or the steps of an epoch cannot be counted; or if
+            ranks would not share the cells.
         """
+        if args.world_size == 1 < int(os.environ.get("WORLD_SIZE", "1")):
+            raise CorpusError(
+                "Several processes were started, and Trainer takes each for the only one. Without accelerators it "
+                'needs TrainingArguments(use_cpu=True, ddp_backend="gloo").'
+            )
         loader = kwargs["train_dataloader"]
-        dataset = getattr(loader.dataset, "dataset", loader.dataset)
-        if not isinstance(dataset, CellStream):
-            raise CorpusError(f"StreamPosition needs a stream of load_corpus as train_dataset, not {type(dataset)}.")
-        self._stream = dataset
+        self._stream = _share_of_this_rank(loader)
         accumulated = args.gradient_accumulation_steps
         self._steps_an_epoch = max(1, -(-len(loader) // accumulated))
-        self._cells_a_step = args.train_batch_size * args.world_size * accumulated
+        self._cells_a_step = loader.batch_size * self._stream.world_size * accumulated
         # The loader draws a seed from this generator and not from the one that dropout draws from.
         getattr(loader, "base_dataloader", loader).generator = self._generator = torch.Generator()
         if state.global_step:
@@ -73,8 +83,9 @@ class StreamPosition(TrainerCallback, ExportableState):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give the workers of each epoch seeds of their own."""
-        self._generator.manual_seed(args.seed + state.global_step // self._steps_an_epoch)
+        """Give the workers of each epoch and rank seeds of their own."""
+        epoch = state.global_step // self._steps_an_epoch
+        self._generator.manual_seed(args.seed + epoch * args.world_size + args.process_index)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note the position."""
@@ -91,7 +102,7 @@ class StreamPosition(TrainerCallback, ExportableState):
         if step and not evenly:
             raise CorpusError(
                 "Trainer cannot go on in the middle of an epoch whose batches do not divide by "
-                "gradient_accumulation_steps. Set dataloader_drop_last=True or another batch size from the start."
+                "gradient_accumulation_steps. Use another batch size or accumulation from the start."
             )
         if self.position is None:
             raise CorpusError(
@@ -105,3 +116,34 @@ class StreamPosition(TrainerCallback, ExportableState):
                 "accumulation and the number of ranks of the run that is to go on."
             )
         self._stream.load_state_dict(self.position)
+
+
+def _share_of_this_rank(loader: Any) -> CellStream:
+    """The stream that a loader of Trainer reads, which from now on is the share of this rank.
+
+    accelerate by itself would have every rank read all cells, keep its own, and fill the last batch up.
+    """
+    wrappers, stream = [], loader.dataset
+    while not isinstance(stream, CellStream) and hasattr(stream, "dataset"):
+        wrappers.append(stream)
+        stream = stream.dataset
+    if not isinstance(stream, CellStream):
+        raise CorpusError(f"StreamPosition needs a stream of load_corpus as train_dataset, not {type(stream)}.")
+    if isinstance(loader, DataLoaderDispatcher) and loader.state.num_processes > 1:
+        raise CorpusError(
+            "Trainer would read all cells on the first rank and send them to the others, which fails for batches of "
+            'different lengths. Set TrainingArguments(accelerator_config={"dispatch_batches": False}): each rank then '
+            "reads its own."
+        )
+    if loader.num_workers and loader.persistent_workers:
+        raise CorpusError(
+            "Workers that stay from epoch to epoch do not hear of the next epoch: leave dataloader_persistent_workers "
+            "off."
+        )
+    stream.batch_size = loader.batch_size
+    if wrappers and isinstance(shard := wrappers[0], IterableDatasetShard):
+        stream = stream.shard(rank=shard.process_index, world_size=shard.num_processes, even_batches=True)
+        wrappers[-1].dataset = stream
+        # The wrapper passes on what it gets: one cell at a time, for one process.
+        shard.batch_size, shard.split_batches, shard.num_processes, shard.process_index = 1, False, 1, 0
+    return stream

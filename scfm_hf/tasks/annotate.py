@@ -118,13 +118,12 @@ def annotate(
     target.obs[f"{key}_predicted"] = pd.Categorical(names, categories=categories)
     target.obs[f"{key}_probability"] = best
     target.obsm[f"{key}_probabilities"] = probabilities
-    settings = {
+    settings: dict[str, Any] = {
         "n_neighbors": n_neighbors if method == "neighbours" else None,
         "seed": seed if method == "linear" else None,
     }
-    record(
-        target, "annotate", loaded, method=method, labels=labels, unknown_below=unknown_below, layer=layer, **settings
-    )
+    settings |= {"labels": labels, "unknown_below": unknown_below, "layer": layer, **options}
+    record(target, "annotate", loaded, method=method, **settings)
     return None if inplace else target
 
 

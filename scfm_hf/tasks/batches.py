@@ -26,7 +26,20 @@ def batches_by_length(
     tokens_per_batch: int = 8_192,
     rows: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, torch.Tensor]]]:
-    """Yield (rows, model inputs), longest cells first, so that a lack of memory shows at once.
+    """Yield (rows, model inputs) of the batches of :func:`rows_by_length`."""
+    for chosen in rows_by_length(encoded, columns, batch_size=batch_size, tokens_per_batch=tokens_per_batch, rows=rows):
+        yield chosen, model_inputs(encoded, columns, chosen)
+
+
+def rows_by_length(
+    encoded: EncodedCells,
+    columns: dict[str, Column],
+    *,
+    batch_size: int | None = None,
+    tokens_per_batch: int = 16_384,
+    rows: NDArray[np.int64] | None = None,
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of batches, longest cells first, so that a lack of memory shows at once.
 
     Cells that a column joins come in one batch, in the order of the file, however many they are.
 
@@ -47,8 +60,7 @@ def batches_by_length(
     joining = next((name for name, spec in columns.items() if spec.joins_cells and name in encoded.columns), None)
     if joining is not None:
         numbers = np.asarray(encoded.columns[joining])
-        for chosen in _whole_sets(numbers, lengths, rows, batch_size=batch_size, tokens_per_batch=tokens_per_batch):
-            yield chosen, model_inputs(encoded, columns, chosen)
+        yield from _whole_sets(numbers, lengths, rows, batch_size=batch_size, tokens_per_batch=tokens_per_batch)
         return
     order = np.argsort(-lengths, kind="stable") if rows is None else rows[np.argsort(-lengths[rows], kind="stable")]
     start = 0
@@ -57,8 +69,7 @@ def batches_by_length(
         size = max(1, tokens_per_batch // longest)
         if batch_size is not None:
             size = min(size, batch_size)
-        chosen = order[start : start + size]
-        yield chosen, model_inputs(encoded, columns, chosen)
+        yield order[start : start + size]
         start += size
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from scfm_hf.tasks.batches import batches_by_length
+from scfm_hf.tasks.batches import rows_by_length
+from scfm_hf.tasks.forward import embedded_batches, encoder_of, encoder_outputs
 from scfm_hf.tasks.loading import LoadedModel, ModelLike, load_for_task
 from scfm_hf.tasks.results import holder, record
 from scfm_hf.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     import pandas as pd
@@ -42,6 +44,7 @@ def embed(
     batch_size: int | None = None,
     tokens_per_batch: int = 8_192,
     empty_cells: Literal["raise", "keep"] = "raise",
+    parts: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     device: str | None = None,
     inplace: bool = False,
@@ -81,6 +84,10 @@ def embed(
         Most tokens a batch, padding included; lower it if memory runs out.
     empty_cells
         ``"keep"`` gives cells without a known gene NaN, ``"raise"`` refuses them.
+    parts
+        Folder to keep vectors in while they are made: a run that was killed goes on from them, and ranks that torchrun
+        or accelerate launch started share the cells (all of them must call this). The first rank gets the result, the
+        same as from one process; the others get None, and their ``adata`` stays as it is.
     revision, device
         Commit on the hub, and where to compute.
     inplace
@@ -102,15 +109,28 @@ def embed(
         If the input cannot be what the model needs.
     CompatibilityError
         If tokenizer and model do not belong together.
+    CorpusError
+        If ``parts`` holds parts of another embedding.
     """
+    if genes and parts is not None:
+        raise ValueError("genes=True needs the states of all cells at once: leave parts= out.")
     loaded = load_for_task(model, tokenizer, base=base, revision=revision, device=device)
     encoded = loaded.tokenizer.encode_cells(adata, layer=layer, empty_cells=empty_cells, **options)
     number = _LAYERS[embedding_layer] if isinstance(embedding_layer, str) else embedding_layer
     recipe: dict[str, Any] = {"pooling": pooling, "embedding_layer": number}
     limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
+    if parts is None:
+        vectors: NDArray[np.float32] | None = embed_encoded(encoded, loaded, **recipe, **limits)
+    else:
+        from scfm_hf.tasks.embedding_parts import embed_in_parts
+
+        columns = dict(loaded.tokenizer.scheme().columns)
+        batches = rows_by_length(encoded, columns, batch_size=batch_size, tokens_per_batch=tokens_per_batch)
+        vectors = embed_in_parts(encoded, loaded, batches, parts, **recipe, progress=progress)
+    if vectors is None:
+        return None
     target = holder(adata, inplace=inplace)
     key = key_added or f"X_{loaded.spec.name}"
-    vectors = embed_encoded(encoded, loaded, **recipe, **limits)
     if genes:
         states = embed_genes_encoded(encoded, loaded, embedding_layer=recipe["embedding_layer"], **limits)
         target.varm[key] = _align_genes(states, adata, loaded, options.get("gene_column"))
@@ -131,16 +151,13 @@ def embed_encoded(
 ) -> NDArray[np.float32]:
     """Cell embeddings of encoded cells, float32, (n_cells, hidden_size); NaN for cells without a gene."""
     vectors: NDArray[np.float32] | None = None
-    body = getattr(loaded.model, "base_model", loaded.model)
-    with body.embedding_options(pooling=pooling, embedding_layer=embedding_layer):
-        for rows, output in _forward(encoded, loaded, body, batch_size, tokens_per_batch, progress):
-            values = output.cell_embedding.float().cpu().numpy()
-            if vectors is None:
-                vectors = np.full((len(encoded), values.shape[1]), np.nan, np.float32)
-            vectors[rows] = values
+    batches = _batches(encoded, loaded, batch_size, tokens_per_batch, progress)
+    for rows, values in embedded_batches(encoded, loaded, batches, pooling=pooling, embedding_layer=embedding_layer):
+        if vectors is None:
+            vectors = np.empty((len(encoded), values.shape[1]), np.float32)
+        vectors[rows] = values
     if vectors is None:
         raise ValueError("There is no cell to embed.")
-    vectors[_without_genes(encoded, loaded)] = np.nan
     return vectors
 
 
@@ -158,14 +175,13 @@ def embed_genes_encoded(
 
     if not loaded.spec.gene_states:
         raise ValueError(f"{loaded.spec.title} has no state for each gene.")
-    body = getattr(loaded.model, "base_model", loaded.model)
+    body = encoder_of(loaded)
     layer = body.config.embedding_layer if embedding_layer is None else embedding_layer
     size = len(loaded.tokenizer)
     sums: torch.Tensor | None = None
     times = torch.zeros(size, dtype=torch.float64)
-    for rows, output in _forward(
-        encoded, loaded, body, batch_size, tokens_per_batch, progress, output_hidden_states=True
-    ):
+    batches = _batches(encoded, loaded, batch_size, tokens_per_batch, progress)
+    for rows, output in encoder_outputs(encoded, loaded, batches, output_hidden_states=True):
         ids = encoded.columns["input_ids"]
         assert isinstance(ids, Ragged)
         tokens = ids.take(rows)
@@ -183,35 +199,15 @@ def embed_genes_encoded(
     return pd.DataFrame(means, index=pd.Index(loaded.tokenizer.convert_ids_to_tokens(seen.tolist()), name="gene"))
 
 
-def _forward(
-    encoded: EncodedCells,
-    loaded: LoadedModel,
-    body: Any,
-    batch_size: int | None,
-    tokens_per_batch: int,
-    progress: bool,
-    **asked: Any,
-) -> Iterator[tuple[NDArray[np.int64], Any]]:
-    """Run the encoder over all cells in evaluation mode, and leave the model in the mode it was in."""
+def _batches(
+    encoded: EncodedCells, loaded: LoadedModel, batch_size: int | None, tokens_per_batch: int, progress: bool
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of each batch; a progress bar counts those that are done."""
     columns = dict(loaded.tokenizer.scheme().columns)
-    training = body.training
-    body.eval()
-    bar = tqdm(total=len(encoded), unit="cell", desc="embed", disable=not progress, delay=1)
-    try:
-        with torch.inference_mode(), bar:
-            for rows, inputs in batches_by_length(
-                encoded, columns, batch_size=batch_size, tokens_per_batch=tokens_per_batch
-            ):
-                yield rows, body(**{name: values.to(body.device) for name, values in inputs.items()}, **asked)
-                bar.update(len(rows))
-    finally:
-        body.train(training)
-
-
-def _without_genes(encoded: EncodedCells, loaded: LoadedModel) -> NDArray[np.bool_]:
-    """Cells that hold special tokens only."""
-    before, after = loaded.tokenizer.scheme().surrounding_tokens
-    return encoded.lengths <= len(before) + len(after)
+    with tqdm(total=len(encoded), unit="cell", desc="embed", disable=not progress, delay=1) as bar:
+        for rows in rows_by_length(encoded, columns, batch_size=batch_size, tokens_per_batch=tokens_per_batch):
+            yield rows
+            bar.update(len(rows))
 
 
 def _align_genes(

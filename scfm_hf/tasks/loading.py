@@ -79,7 +79,9 @@ def load_for_task(
     if isinstance(model, (str, os.PathLike)):
         source = os.fspath(model)
         loaded = _from_pretrained(source, base, auto_class, revision)
-        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        # Each of the ranks that torchrun starts on a machine has an accelerator of its own.
+        accelerator = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        loaded.to(device or (accelerator if torch.cuda.is_available() else "cpu"))
     else:
         loaded = model.to(device) if device else model
         source = getattr(model.config, "_name_or_path", "") or type(model).__name__
