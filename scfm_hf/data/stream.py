@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scfm_hf.data.corpus import CorpusReport
     from scfm_hf.data.corpus_file import CorpusFile
     from scfm_hf.data.order import CorpusOrder, EpochOrder, Window
+    from scfm_hf.data.trainer_position import StreamPosition
     from scfm_hf.data.window_reader import Cells, WindowReader
     from scfm_hf.genes import GeneVocabulary
 
@@ -161,7 +162,8 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         """
         self._refuse_other_files(state["files"])
         if dict(state["order"]) != self._description():
-            different = [name for name, value in self._description().items() if state["order"].get(name) != value]
+            now = self._description()
+            different = sorted(name for name in {*now, *state["order"]} if state["order"].get(name) != now.get(name))
             raise CorpusError(
                 f"The state belongs to another order: {', '.join(different)} differ. Load the corpus with the options "
                 "of the run that is to go on."
@@ -210,6 +212,12 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             files = np.repeat(window.blocks.file, window.blocks.sizes)[window.order]
             for file, row in zip(files.tolist(), window.blocks.rows[window.order].tolist(), strict=True):
                 yield self.files[file].place, row
+
+    def trainer_callback(self) -> StreamPosition:
+        """What keeps the stream's position in the checkpoints of a Trainer; CellTrainer asks for it by itself."""
+        from scfm_hf.data.trainer_position import StreamPosition
+
+        return StreamPosition()
 
     def to_datasets(self) -> datasets.IterableDataset:
         """The epoch as a ``datasets.IterableDataset`` with typed features, in the same order.
@@ -284,12 +292,16 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     def _description(self) -> dict[str, Any]:
         order = self._order
         weights = None if self.weights is None else sha256(self.weights.tobytes()).hexdigest()[:16]
-        return {
+        description = {
             "seed": order.seed,
             "block_size": order.block_size,
             "window_size": order.window_size,
             "weights": weights,
         }
+        if order.buckets is not None:
+            sizes = {"batch_size": order.buckets.batch_size, "bucket_batches": order.buckets.bucket_batches}
+            description["buckets"] = sizes | {"longest": int(order.buckets.lengths.max(initial=0))}
+        return description
 
     def _refuse_other_files(self, files: Sequence[Sequence[str]]) -> None:
         if len(files) != len(self.files):
