@@ -39,6 +39,7 @@ _PLACES = {
     "CompatibilityError": "errors",
     "CheckpointError": "errors",
     "CorpusError": "errors",
+    "ConfigurationError": "errors",
     "TrainingError": "errors",
     "MissingExtraError": "errors",
 }

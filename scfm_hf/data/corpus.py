@@ -69,6 +69,7 @@ def load_corpus(
     *,
     tokenizer: CellTokenizer | None = None,
     vocabulary: GeneVocabulary | None = None,
+    encode: bool = True,
     labels: str | None = None,
     columns: Sequence[str] = (),
     cell_ids: bool = False,
@@ -102,6 +103,8 @@ def load_corpus(
         with ``*``; local paths or URLs of fsspec (``hf://``, ``s3://``, ...).
     tokenizer
         Cells then come as inputs of its model (``input_ids``, ``attention_mask``, ``values``, ...).
+    encode
+        Whether the tokenizer encodes the cells. If not, they come as ``gene_ids`` and ``counts`` over its vocabulary.
     vocabulary
         Without a tokenizer: cells come as ``gene_ids`` (ids in the vocabulary, int32, ascending) and ``counts``
         (float32). None takes all genes of the files, by Ensembl id if every file has these, else by symbol.
@@ -154,7 +157,7 @@ def load_corpus(
         raise ValueError("Give tokenizer= or vocabulary=, not both: a tokenizer has a vocabulary.")
     if bucket_batches and batch_size is None:
         raise ValueError("bucket_batches= needs batch_size=, the number of cells that the loader takes at a time.")
-    if options and tokenizer is None:
+    if options and (tokenizer is None or not encode):
         raise TypeError(f"Unknown options {', '.join(options)}; options of a scheme need a tokenizer=.")
     reading = Reading(layer=layer, use_raw=use_raw, gene_column=gene_column, min_overlap=min_overlap)
     balance = [balance] if isinstance(balance, str) else list(balance)
@@ -220,7 +223,7 @@ def load_corpus(
     if labels:
         annotation["labels"] = _annotation(obs[labels], as_code=True)
     encoder = None
-    if tokenizer is not None:
+    if tokenizer is not None and encode:
         tokenizer.scheme(**options)  # refuses unknown options now
         encoder = Encoder(tokenizer=tokenizer, max_length=limit, options=options)
     return CellStream(

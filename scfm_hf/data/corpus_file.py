@@ -148,7 +148,7 @@ def corpus_file(cells: StoredCells, mapper: GeneMapper, reading: Reading) -> Cor
 
 
 def row_lengths(cells: StoredCells) -> NDArray[np.integer]:
-    """Values of each cell of a file, as many as it has tokens or a few more, int32, (n_cells,); a dense matrix is read."""
+    """Values of each cell of a file, about its tokens, int32, (n_cells,); a dense matrix is read for it."""
     known = cells.rows.lengths()
     if known is None:
         known = np.concatenate(

@@ -7,6 +7,7 @@ not the number of ranks or workers, not the machine. To go on at any place costs
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,6 +134,27 @@ class CorpusOrder:
         file = np.repeat(np.arange(len(starts)), [len(start) for start in starts])
         start = np.concatenate([np.empty(0, np.int64), *starts])
         self.blocks = Blocks(file, start, np.minimum(start + block_size, self.n_cells[file]))
+
+    def __len__(self) -> int:
+        """Cells of an epoch."""
+        return int(self.blocks.sizes.sum())
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Numbers in the corpus of the cells that come, ascending."""
+        return np.sort(self.blocks.rows + np.repeat(self.first_cells[self.blocks.file], self.blocks.sizes))
+
+    def only(self, kept: NDArray[np.bool_]) -> CorpusOrder:
+        """The same order over some of the blocks.
+
+        Parameters
+        ----------
+        kept
+            Whether each of ``blocks`` is, (n_blocks,).
+        """
+        part = copy.copy(self)
+        part.blocks = self.blocks[np.flatnonzero(kept)]
+        return part
 
     def epoch(self, epoch: int, repeats: NDArray[np.integer] | None = None) -> EpochOrder:
         """The order of an epoch.

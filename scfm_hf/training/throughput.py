@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator
 
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -53,8 +55,8 @@ class Spent:
         }
 
 
-class Throughput(TrainerCallback):
-    """Measures the steps of a Trainer: evaluation and saving do not count.
+class Throughput(TrainerCallback, ExportableState):
+    """Measures the steps of a Trainer: evaluation and saving do not count. A run that goes on counts on.
 
     The time of a step ends when its weights are updated. On an accelerator this holds as far as the step waits for its
     results, as CellTrainer does when it looks at the loss.
@@ -66,6 +68,18 @@ class Throughput(TrainerCallback):
         self._waiting = self._training = 0.0
         self._cells, self._tokens = 0, torch.zeros((), dtype=torch.int64)
         self._since: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What Trainer writes into a checkpoint."""
+        return {"args": {}, "attributes": {"total": asdict(self.total)}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count on from a checkpoint, if there is one."""
+        saved: Any = state.stateful_callbacks or {}
+        total = saved.get(type(self).__name__, {}).get("attributes", {}).get("total") if state.global_step else None
+        self.total = Spent(**total) if total else Spent()
 
     def fetching(self) -> None:
         """Note that a batch is being waited for."""
@@ -101,14 +115,21 @@ class Throughput(TrainerCallback):
 
 
 def n_cells(batch: Mapping[str, Any]) -> int:
-    """Cells of a batch."""
-    return next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.ndim), 0)
+    """Cells of a batch, whose tensors may lie in mappings within it."""
+    return next((len(value) for _, value in _tensors(batch) if value.ndim), 0)
 
 
 def _n_tokens(batch: Mapping[str, Any]) -> Tensor:
-    """Tokens of a batch that are no padding; of a batch without tokens its numbers, int64, scalar."""
-    mask = batch.get("attention_mask")
-    if isinstance(mask, Tensor):
-        return mask.sum(dtype=torch.int64)
-    tensors = [value for value in batch.values() if isinstance(value, Tensor)]
-    return torch.tensor(max((value.numel() for value in tensors), default=0))
+    """Tokens of a batch that are no padding; of a batch without tokens its largest tensor's numbers; int64, scalar."""
+    masks = [value for name, value in _tensors(batch) if name == "attention_mask"]
+    if masks:
+        return torch.stack([mask.sum(dtype=torch.int64) for mask in masks]).sum()
+    return torch.tensor(max((value.numel() for _, value in _tensors(batch)), default=0))
+
+
+def _tensors(batch: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value)

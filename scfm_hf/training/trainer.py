@@ -234,7 +234,8 @@ class CellTrainer(Trainer):
         if damaged:
             raise TrainingError(
                 f"After step {self.state.global_step} {len(damaged)} parameters hold values that are not finite "
-                f"(first: {', '.join(damaged[:3])}); no checkpoint was written of them. {self._kept()} Lower learning_rate."
+                f"(first: {', '.join(damaged[:3])}); no checkpoint was written of them. {self._kept()} "
+                "Lower learning_rate."
             )
 
     # Batches and the log ----------------------------------------------------------------------------------------------

@@ -283,6 +283,7 @@ def test_the_collator_is_told_of_each_epoch_also_when_a_run_goes_on(tmp_path: Pa
     second = trainer(tmp_path)
     second.data_collator = Noisy()
     second.train(resume_from_checkpoint=True)
+    assert (second.throughput.total.cells, second.throughput.total.tokens) == (36 * 6, 36 * 24), "it counts on"
     assert first.data_collator.epochs == [0, 1]
     assert second.data_collator.epochs == [1, 2]
 
