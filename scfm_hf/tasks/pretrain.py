@@ -114,9 +114,8 @@ def pretrain(
     objectives = make_objectives(described.objectives, tokenizer=tokenizer, columns=classes, seed=described.seed)
     trainer = _trainer(objectives, encoder, tokenizer, arguments, train, held_out)
     trainer.train(resume_from_checkpoint=_checkpoint_to_resume(described.run_folder))
-    metrics = trainer.evaluate() if held_out is not None else {}
     result = PretrainingResult(
-        trainer.model, tokenizer, metrics, list(trainer.state.log_history), Path(described.output)
+        trainer.model, tokenizer, _last_evaluation(trainer), list(trainer.state.log_history), Path(described.output)
     )
     if arguments.process_index == 0:
         _save(result, described, trainer, train, overwrite=overwrite)
@@ -225,6 +224,14 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=[objectives.callback],
     )
+
+
+def _last_evaluation(trainer: CellTrainer) -> dict[str, float]:
+    """Losses on the held-out cells after the last step; empty if none are held out."""
+    if trainer.eval_dataset is None:
+        return {}
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
+    return dict(last) if last and last["step"] == trainer.state.global_step else trainer.evaluate()
 
 
 def _save(

@@ -62,7 +62,8 @@ def write_card(
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     figures = dict(_figures(trainer, metrics))
     card = model_card(spec, config=written, manifest=manifest, report=figures)
-    sections = [card.content.rstrip(), "", "## Training", "", _data(train)]
+    begun = f"Trained further from {base}" if base else f"Trained from scratch: {spec.title} is its architecture alone"
+    sections = [card.content.rstrip(), "", "## Training", "", f"{begun}. {_data(train)}"]
     if picture is not None:
         sections += ["", f"![Losses over the steps]({picture.name})"]
     sections += ["", "```yaml", to_yaml(config.to_dict()).rstrip(), "```", ""]
@@ -107,7 +108,7 @@ def _figures(trainer: CellTrainer, metrics: Mapping[str, float]) -> Iterator[tup
         yield "Cells a second", f"{speed['cells_per_second']:,.0f}"
         yield "Tokens a second", f"{speed['tokens_per_second']:,.0f}"
         yield "Share of time waiting for data", f"{speed['share_waiting_for_data']:.1%}"
-        yield "Time in training steps", f"{(total.waiting + total.training) / 60:,.1f} minutes (of the last start)"
+        yield "Time in training steps", f"{(total.waiting + total.training) / 60:,.1f} minutes"
     yield "Machine", machine()
 
 
@@ -115,7 +116,7 @@ def _data(train: CellStream) -> str:
     """What it was trained on, in words and a table."""
     table = train.report.files
     text = [
-        f"Trained on {train.n_cells:,} cells an epoch, of {len(table):,} files.",
+        f"{train.n_cells:,} cells an epoch, of {len(table):,} files.",
         "",
         "| file | cells | genes known |",
     ]
