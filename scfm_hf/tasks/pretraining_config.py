@@ -38,7 +38,7 @@ class PretrainingConfig:
         :func:`scfm_hf.load_corpus`.
     tokenizer
         ``from``: a folder or hub id; or how to build one from the corpus. Left out, it is the one beside
-        ``model.from``.
+        ``model.from``; with ``model.new_genes`` it must be left out.
     model
         ``family`` and ``config``; or ``from``, a folder, hub id or shipped model to go on from, with
         ``new_genes``: how rows of genes that it does not know begin (see :func:`scfm_hf.extend_vocabulary`).
@@ -171,6 +171,8 @@ def _problems(values: Any) -> list[str]:
     for name, check in checks.items():
         problems += check(values.get(name) or {})
     problems += _objective_problems(values["objectives"])
+    if values.get("tokenizer") and values["model"].get("new_genes"):
+        problems.append("tokenizer and model.new_genes: leave tokenizer out, new genes come to the one of model.from")
     if not values.get("tokenizer") and "from" not in values["model"]:
         problems.append("tokenizer is missing: name one (from:), or say how to build it (scheme: rank)")
     if not isinstance(values.get("seed", 0), int):
@@ -222,7 +224,7 @@ def _model_problems(model: Mapping[str, Any]) -> list[str]:
         known: tuple[str, ...] = ("from", "revision", "config", "new_genes")
         if "family" in model:
             return ["model.family and model.from: give one of them"]
-        return [_unknown(name, "model.", known) for name in model if name not in known]
+        return [_unknown(name, "model.", known) for name in model if name not in known] + _new_gene_problems(model)
     problems = [_unknown(name, "model.", ("family", "config")) for name in model if name not in ("family", "config")]
     if "family" not in model:
         return [*problems, f"model.family is missing (or model.from). There are: {', '.join(families())}."]
@@ -232,6 +234,18 @@ def _model_problems(model: Mapping[str, Any]) -> list[str]:
     of_family = [one.name for one in fields(families()[model["family"]].load_config_class())]
     names = sorted(name for name in of_family if not name.startswith("_"))
     return problems + [_unknown(name, "model.config.", names) for name in config if name not in names]
+
+
+def _new_gene_problems(model: Mapping[str, Any]) -> list[str]:
+    described = model.get("new_genes") or {}
+    described = {"init": described} if isinstance(described, str) else described
+    known = ("init", "min_cells")
+    if not isinstance(described, Mapping):
+        return [f"model.new_genes must be mean, neighbours, or a mapping with {', '.join(known)}, not {described!r}"]
+    problems = [_unknown(name, "model.new_genes.", known) for name in described if name not in known]
+    if described.get("init", "mean") not in ("mean", "neighbours"):
+        problems.append(f"model.new_genes.init must be mean or neighbours, not {described['init']!r}")
+    return problems
 
 
 def _training_problems(training: Mapping[str, Any]) -> list[str]:

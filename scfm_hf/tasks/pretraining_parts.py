@@ -9,6 +9,7 @@ import numpy as np
 
 from scfm_hf.errors import ConfigurationError
 from scfm_hf.genes import GeneVocabulary
+from scfm_hf.tasks.pretraining_genes import counts_of_corpus, grow, with_new_genes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +42,7 @@ def make_tokenizer(config: PretrainingConfig) -> CellTokenizer:
         source = described if described else config.model
         revision = {"revision": source["revision"]} if source.get("revision") else {}
         found: CellTokenizer = AutoTokenizer.from_pretrained(source["from"], **revision)
-        return found
+        return with_new_genes(config, found) if config.model.get("new_genes") else found
     return _built(config, **described)
 
 
@@ -54,7 +55,6 @@ def _built(
     species: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> CellTokenizer:
-    from scfm_hf.data.corpus import load_corpus
     from scfm_hf.genes import recognise_species
     from scfm_hf.tokenization import CellTokenizer
     from scfm_hf.tokenization.scheme import scheme_class
@@ -66,10 +66,7 @@ def _built(
             "computed from a corpus here. Make a tokenizer with CellTokenizer.from_vocabulary, save it, and name "
             "its folder (tokenizer.from)."
         )
-    reading = ("layer", "use_raw", "gene_column", "on_error", "seed")
-    corpus = load_corpus(
-        config.files, **{name: value for name, value in config.corpus_options.items() if name in reading}
-    )
+    corpus = counts_of_corpus(config)
     n_cells, medians = gene_statistics(corpus, medians="median" in needed)
     kept = np.flatnonzero(n_cells >= min_cells)
     names = [corpus.vocabulary.tokens[gene] for gene in kept]
@@ -172,7 +169,10 @@ def make_encoder(config: PretrainingConfig, tokenizer: CellTokenizer) -> PreTrai
     from scfm_hf.models.registry import families
 
     if "from" in config.model:
-        return _loaded(config)
+        model = _loaded(config)
+        if config.model.get("new_genes"):
+            grow(config, model, tokenizer)
+        return model
     spec = families()[config.model["family"]]
     try:
         made = family_config(spec, tokenizer, **(config.model.get("config") or {}))

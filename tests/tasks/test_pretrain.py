@@ -181,9 +181,33 @@ def test_training_goes_on_from_a_saved_model(finished: Path, tmp_path: Path) -> 
     assert json.loads((result.output / "scfm_manifest.json").read_text())["base_model"]
 
 
+@pytest.mark.parametrize("init", ["mean", "neighbours"])
+def test_a_model_learns_genes_of_the_corpus_that_it_does_not_know(init: str, finished: Path, tmp_path: Path) -> None:
+    known = AutoTokenizer.from_pretrained(finished / "model").vocabulary
+    values = config(
+        tmp_path,
+        tokenizer=None,
+        model={"from": str(finished / "model"), "new_genes": {"init": init, "min_cells": 6}},
+        training__max_steps=1,
+        training__learning_rate=1e-9,
+        training__weight_decay=0.0,
+    )
+    result = pretrain(values)
+    model, tokenizer = AutoModel.from_pretrained(result.output), AutoTokenizer.from_pretrained(result.output)
+    assert tokenizer.vocabulary.tokens[: len(known)] == known.tokens
+    assert len(tokenizer) > len(known) + 100
+    before = AutoModel.from_pretrained(finished / "model").get_input_embeddings().weight
+    after = model.get_input_embeddings().weight
+    torch.testing.assert_close(after[: len(known)], before, atol=1e-6, rtol=0)
+    assert np.isfinite(tokenizer.statistics["median"][len(known) :]).all()
+    assert (after[len(known) :] - before.mean(0)).abs().mean() < 2 * before.std()
+
+
 @pytest.mark.parametrize(
     ("changes", "messages"),
     [
+        ({"model": {"from": "x", "new_genes": "near"}}, ["model.new_genes.init must be mean or neighbours"]),
+        ({"model": {"from": "x", "new_genes": "mean"}}, ["leave tokenizer out"]),
         ({"corpsu": {}}, ["corpsu: there is no such key. Did you mean corpus?", "There are: output, corpus"]),
         ({"output": None}, ["output is missing"]),
         (
