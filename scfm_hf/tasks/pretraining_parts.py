@@ -12,6 +12,8 @@ from scfm_hf.genes import GeneVocabulary
 from scfm_hf.tasks.pretraining_genes import counts_of_corpus, grow, with_new_genes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel
 
     from scfm_hf.data.stream import CellStream
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 _SPECIAL_TOKENS = {"pad": "<pad>", "mask": "<mask>", "cls": "<cls>", "eos": "<eos>"}
 #: Cells whose counts are held in memory for the medians of genes, drawn from all of the corpus.
 _CELLS_FOR_MEDIANS = 20_000
-#: Objectives that need nothing but the inputs of the encoder.
-_OF_ENCODED_CELLS = frozenset({"masked_gene", "next_gene"})
+#: Objectives that need nothing but the inputs of the encoder: cells are then encoded as they are read, many at a time.
+_OF_ENCODED_CELLS = frozenset(
+    {"adversarial_batch", "masked_gene", "metadata_tokens", "multi_task", "next_gene", "triplets"}
+)
 
 
 def make_tokenizer(config: PretrainingConfig) -> CellTokenizer:
@@ -137,7 +141,7 @@ def make_streams(
     stream = load_corpus(
         [*config.files, *config.validation_files],
         tokenizer=tokenizer,
-        encode=set(config.objectives) <= _OF_ENCODED_CELLS,
+        encode=not any(_needs_counts(name, options) for name, options in config.objectives.items()),
         columns=wanted,
         cell_ids=True,
         batch_size=batch_size,
@@ -150,12 +154,18 @@ def make_streams(
     return stream.split(share=share, seed=config.seed) if share else (stream, None)
 
 
+def _needs_counts(name: str, options: Mapping[str, Any]) -> bool:
+    if name == "masked_value":
+        return options.get("likelihood", "mse") != "mse"
+    return name not in _OF_ENCODED_CELLS
+
+
 def objective_columns(config: PretrainingConfig) -> list[str]:
     """Columns of obs that the objectives read."""
     from scfm_hf.training.objectives.objective import make_objective
 
     made = [make_objective(name, options) for name, options in config.objectives.items()]
-    return list(dict.fromkeys(column for objective in made for column in objective.columns))
+    return list(dict.fromkeys(column for objective in made for column in objective.annotations))
 
 
 def make_encoder(config: PretrainingConfig, tokenizer: CellTokenizer) -> PreTrainedModel:
