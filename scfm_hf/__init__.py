@@ -26,6 +26,9 @@ _PLACES = {
     "load_corpus": "data.corpus",
     "embed": "tasks.embed",
     "annotate": "tasks.annotate",
+    "CellTrainer": "training.trainer",
+    "extend_vocabulary": "training.vocabulary",
+    "pretrain": "tasks.pretrain",
     "lora_config": "training.adapters",
     "push": "hub",
     "pull": "hub",
@@ -36,6 +39,8 @@ _PLACES = {
     "CompatibilityError": "errors",
     "CheckpointError": "errors",
     "CorpusError": "errors",
+    "ConfigurationError": "errors",
+    "TrainingError": "errors",
     "MissingExtraError": "errors",
 }
 

@@ -48,6 +48,14 @@ class CorpusError(ScfmError, ValueError):
     """A file of a corpus is damaged, missing, changed or does not fit the others."""
 
 
+class ConfigurationError(ScfmError, ValueError):
+    """A configuration file has keys or values that it cannot have; nothing was started."""
+
+
+class TrainingError(ScfmError, RuntimeError):
+    """Training cannot go on: a loss, a gradient or a weight is not finite. The last good checkpoint is still there."""
+
+
 class MissingExtraError(ScfmError, ImportError):
     """An optional dependency is not installed.
 

@@ -11,9 +11,9 @@ import pandas as pd
 from scfm_hf.cells import choose_gene_column
 from scfm_hf.cells.matrix import names_in
 from scfm_hf.data.cell_files import StoredCells, find_cell_files
-from scfm_hf.data.corpus_file import CorpusFile, Reading, corpus_file, sampled_cells
+from scfm_hf.data.corpus_file import CorpusFile, Reading, corpus_file, row_lengths, sampled_cells
 from scfm_hf.data.counts import counts_of
-from scfm_hf.data.order import CorpusOrder
+from scfm_hf.data.order import CorpusOrder, LengthBuckets
 from scfm_hf.data.sampling import balanced_weights
 from scfm_hf.data.stream import CellAnnotation, CellStream
 from scfm_hf.data.window_reader import Encoder, WindowReader
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Rows read at a time where all values of a file are looked at.
 _CHECKED_ROWS = 256
+# Most tokens of a cell where nothing limits them.
+_LONGEST = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ def load_corpus(
     *,
     tokenizer: CellTokenizer | None = None,
     vocabulary: GeneVocabulary | None = None,
+    encode: bool = True,
     labels: str | None = None,
     columns: Sequence[str] = (),
     cell_ids: bool = False,
@@ -82,6 +85,7 @@ def load_corpus(
     block_size: int = 64,
     window_size: int = 8192,
     batch_size: int | None = None,
+    bucket_batches: int = 0,
     on_error: Literal["raise", "skip"] = "raise",
     check: Literal["sample", "all"] = "sample",
     **options: Any,
@@ -99,6 +103,8 @@ def load_corpus(
         with ``*``; local paths or URLs of fsspec (``hf://``, ``s3://``, ...).
     tokenizer
         Cells then come as inputs of its model (``input_ids``, ``attention_mask``, ``values``, ...).
+    encode
+        Whether the tokenizer encodes the cells. If not, they come as ``gene_ids`` and ``counts`` over its vocabulary.
     vocabulary
         Without a tokenizer: cells come as ``gene_ids`` (ids in the vocabulary, int32, ascending) and ``counts``
         (float32). None takes all genes of the files, by Ensembl id if every file has these, else by symbol.
@@ -126,6 +132,9 @@ def load_corpus(
         Of the order: rows read together, and cells mixed (and held in memory) at a time.
     batch_size
         Cells that the loader takes at a time, needed with several workers or ranks.
+    bucket_batches
+        Sort the cells of so many batches by their number of values, so that a batch holds cells of like length and
+        little padding; the batches then come in random order. It needs ``batch_size``, and is part of the order.
     on_error
         ``"skip"`` leaves out files that cannot be used and lists them in the report.
     check
@@ -146,7 +155,9 @@ def load_corpus(
     """
     if tokenizer is not None and vocabulary is not None:
         raise ValueError("Give tokenizer= or vocabulary=, not both: a tokenizer has a vocabulary.")
-    if options and tokenizer is None:
+    if bucket_batches and batch_size is None:
+        raise ValueError("bucket_batches= needs batch_size=, the number of cells that the loader takes at a time.")
+    if options and (tokenizer is None or not encode):
         raise TypeError(f"Unknown options {', '.join(options)}; options of a scheme need a tokenizer=.")
     reading = Reading(layer=layer, use_raw=use_raw, gene_column=gene_column, min_overlap=min_overlap)
     balance = [balance] if isinstance(balance, str) else list(balance)
@@ -181,7 +192,7 @@ def load_corpus(
             vocabulary = _common_vocabulary(usable(lambda cells: _gene_names(cells, gene_column)))
         mapper = GeneMapper(vocabulary)
 
-    def opened(cells: StoredCells) -> tuple[CorpusFile, pd.DataFrame]:
+    def opened(cells: StoredCells) -> tuple[CorpusFile, pd.DataFrame, NDArray[np.integer] | None]:
         try:
             obs = cells.obs(wanted)
         except CorpusError as error:
@@ -191,21 +202,29 @@ def load_corpus(
         if check == "all":
             for start in range(0, cells.n_cells, _CHECKED_ROWS):
                 counts_of(cells, start, min(start + _CHECKED_ROWS, cells.n_cells))
-        return corpus_file(cells, mapper, reading), obs
+        return corpus_file(cells, mapper, reading), obs, row_lengths(cells) if bucket_batches else None
 
     used = usable(opened)
-    corpus_files = [file for file, _ in used.values()]
-    obs = {name: [table[name] for _, table in used.values()] for name in wanted}
+    corpus_files = [file for file, _, _ in used.values()]
+    obs = {name: [table[name] for _, table, _ in used.values()] for name in wanted}
+    limit = max_length or min(tokenizer.model_max_length if tokenizer is not None else _LONGEST, _LONGEST)
+    buckets = None
+    if bucket_batches and batch_size is not None:
+        lengths = np.concatenate([lengths for *_, lengths in used.values() if lengths is not None])
+        buckets = LengthBuckets(np.minimum(lengths, limit), batch_size, bucket_batches)
     order = CorpusOrder(
-        [file.n_cells for file in corpus_files], block_size=block_size, window_size=window_size, seed=seed
+        [file.n_cells for file in corpus_files],
+        block_size=block_size,
+        window_size=window_size,
+        seed=seed,
+        buckets=buckets,
     )
     annotation = {name: _annotation(obs[name]) for name in columns}
     if labels:
         annotation["labels"] = _annotation(obs[labels], as_code=True)
     encoder = None
-    if tokenizer is not None:
+    if tokenizer is not None and encode:
         tokenizer.scheme(**options)  # refuses unknown options now
-        limit = max_length or min(tokenizer.model_max_length, np.iinfo(np.int32).max)
         encoder = Encoder(tokenizer=tokenizer, max_length=limit, options=options)
     return CellStream(
         corpus_files,

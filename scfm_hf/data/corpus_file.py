@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfm_hf.genes import GeneMapper, GeneMapping
 
 # Blocks of rows that are looked at when a file is opened, evenly spread, and their size.
 _SAMPLED_BLOCKS, _SAMPLED_ROWS = 4, 64
+# Rows of a dense matrix that are counted at a time.
+_COUNTED_ROWS = 256
 # Files that a process keeps open at a time.
 _OPEN_FILES = 64
 
@@ -142,6 +145,19 @@ def corpus_file(cells: StoredCells, mapper: GeneMapper, reading: Reading) -> Cor
     return CorpusFile(
         place=cells.place, n_cells=cells.n_cells, gene_column=gene_column, mapping=mapping, digest=digest.hexdigest()
     )
+
+
+def row_lengths(cells: StoredCells) -> NDArray[np.integer]:
+    """Values of each cell of a file, about its tokens, int32, (n_cells,); a dense matrix is read for it."""
+    known = cells.rows.lengths()
+    if known is None:
+        known = np.concatenate(
+            [
+                np.diff(cells.rows.read(start, min(start + _COUNTED_ROWS, cells.n_cells)).offsets)
+                for start in range(0, cells.n_cells, _COUNTED_ROWS)
+            ]
+        )
+    return known.astype(np.int32)
 
 
 def sampled_cells(cells: StoredCells) -> AnnData:

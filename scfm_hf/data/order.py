@@ -7,11 +7,13 @@ not the number of ranks or workers, not the machine. To go on at any place costs
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from scfm_hf.tokenization.length_buckets import bucket_by_length, permutation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +78,23 @@ class Window:
         return len(self.order)
 
 
+@dataclass(frozen=True, eq=False)
+class LengthBuckets:
+    """How cells of like length come into one batch, see :func:`scfm_hf.tokenization.length_buckets.bucket_by_length`.
+
+    Parameters
+    ----------
+    lengths
+        Of every cell of the corpus, (n_cells,).
+    batch_size, bucket_batches
+        Cells a batch, and batches that exchange cells.
+    """
+
+    lengths: NDArray[np.integer]
+    batch_size: int
+    bucket_batches: int
+
+
 class CorpusOrder:
     """Cuts the files of a corpus into blocks; :meth:`epoch` gives the order of an epoch.
 
@@ -89,14 +108,25 @@ class CorpusOrder:
         Cells mixed at a time, about; they are held in memory.
     seed
         Any whole number.
+    buckets
+        Put cells of like length into batches; not if not given.
     """
 
-    def __init__(self, n_cells: Sequence[int], *, block_size: int = 64, window_size: int = 8192, seed: int = 0) -> None:
+    def __init__(
+        self,
+        n_cells: Sequence[int],
+        *,
+        block_size: int = 64,
+        window_size: int = 8192,
+        seed: int = 0,
+        buckets: LengthBuckets | None = None,
+    ) -> None:
         if block_size < 1 or window_size < block_size:
             raise ValueError(
                 f"block_size must be at least 1 and at most window_size, not {block_size} and {window_size}."
             )
         self.block_size, self.window_size, self.seed = block_size, window_size, int(seed)
+        self.buckets = buckets
         self.n_cells = np.asarray(n_cells, np.int64)
         #: Number in the corpus of the first cell of each file.
         self.first_cells = np.concatenate([[0], np.cumsum(self.n_cells)]).astype(np.int64)
@@ -104,6 +134,27 @@ class CorpusOrder:
         file = np.repeat(np.arange(len(starts)), [len(start) for start in starts])
         start = np.concatenate([np.empty(0, np.int64), *starts])
         self.blocks = Blocks(file, start, np.minimum(start + block_size, self.n_cells[file]))
+
+    def __len__(self) -> int:
+        """Cells of an epoch."""
+        return int(self.blocks.sizes.sum())
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Numbers in the corpus of the cells that come, ascending."""
+        return np.sort(self.blocks.rows + np.repeat(self.first_cells[self.blocks.file], self.blocks.sizes))
+
+    def only(self, kept: NDArray[np.bool_]) -> CorpusOrder:
+        """The same order over some of the blocks.
+
+        Parameters
+        ----------
+        kept
+            Whether each of ``blocks`` is, (n_blocks,).
+        """
+        part = copy.copy(self)
+        part.blocks = self.blocks[np.flatnonzero(kept)]
+        return part
 
     def epoch(self, epoch: int, repeats: NDArray[np.integer] | None = None) -> EpochOrder:
         """The order of an epoch.
@@ -133,8 +184,8 @@ class EpochOrder:
 
     def __init__(self, corpus: CorpusOrder, epoch: int, repeats: NDArray[np.integer] | None = None) -> None:
         self._key = f"{corpus.seed}\x1f{epoch}"
-        self._repeats, self._first_cells = repeats, corpus.first_cells
-        self.blocks = corpus.blocks[_permutation(f"{self._key}\x1fblocks", len(corpus.blocks))]
+        self._repeats, self._first_cells, self._buckets = repeats, corpus.first_cells, corpus.buckets
+        self.blocks = corpus.blocks[permutation(f"{self._key}\x1fblocks", len(corpus.blocks))]
         sizes = self.blocks.sizes if repeats is None else self._repeated_sizes(repeats)
         if not sizes.all():
             self.blocks, sizes = self.blocks[np.flatnonzero(sizes)], sizes[sizes > 0]
@@ -159,23 +210,18 @@ class EpochOrder:
         """A window, with the order of its cells."""
         blocks = self.blocks[slice(self._edges[number], self._edges[number + 1])]
         blocks = blocks[np.lexsort((blocks.start, blocks.file))]
-        given = np.arange(blocks.sizes.sum())
+        given, first = np.arange(blocks.sizes.sum()), int(self._places[number])
+        cells = blocks.rows + np.repeat(self._first_cells[blocks.file], blocks.sizes)
         if self._repeats is not None:
-            cells = blocks.rows + np.repeat(self._first_cells[blocks.file], blocks.sizes)
             given = np.repeat(given, self._repeats[cells])
-        mixed = given[_permutation(f"{self._key}\x1f{number}", len(given))]
-        return Window(blocks, int(self._places[number]), mixed)
+        key = f"{self._key}\x1f{number}"
+        mixed = given[permutation(key, len(given))]
+        if self._buckets is not None:
+            sizes = {"batch_size": self._buckets.batch_size, "bucket_batches": self._buckets.bucket_batches}
+            mixed = mixed[bucket_by_length(self._buckets.lengths[cells[mixed]], **sizes, key=key, first=first)]
+        return Window(blocks, first, mixed)
 
     def _repeated_sizes(self, repeats: NDArray[np.integer]) -> NDArray[np.int64]:
         before = np.concatenate([[0], np.cumsum(repeats, dtype=np.int64)])
         first = self._first_cells[self.blocks.file]
         return before[first + self.blocks.stop] - before[first + self.blocks.start]
-
-
-def _permutation(key: str, n: int) -> NDArray[np.int64]:
-    """The numbers 0 .. n - 1 in an order that depends on the key alone.
-
-    Made of the raw output of Philox, which NumPy promises never to change, unlike its ``permutation``.
-    """
-    raw = np.random.Philox(key=int.from_bytes(blake2b(key.encode(), digest_size=16).digest(), "little"))
-    return np.argsort(raw.random_raw(n), kind="stable")

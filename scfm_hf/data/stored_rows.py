@@ -42,6 +42,9 @@ class StoredRows(Protocol):
     def read(self, start: int, stop: int) -> Rows:
         """Rows from ``start`` to before ``stop``."""
 
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Values of each row, (n_rows,); None if only reading them all would tell."""
+
     def structure(self) -> bytes:
         """What tells this matrix from another of the same shape at little cost."""
 
@@ -81,6 +84,10 @@ class CompressedRows:
         first, last = int(offsets[0]), int(offsets[-1])
         return Rows(self._values[first:last], self._columns[first:last], offsets - first)
 
+    def lengths(self) -> NDArray[np.int64]:
+        """Values of each row."""
+        return np.diff(self._offsets)
+
     def structure(self) -> bytes:
         """The row offsets."""
         return self._offsets.tobytes()
@@ -105,6 +112,9 @@ class DenseRows:
         rows, columns = np.nonzero(dense)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))]).astype(np.int64)
         return Rows(dense[rows, columns], columns, offsets)
+
+    def lengths(self) -> None:
+        """Not known."""
 
     def structure(self) -> bytes:
         """The shape."""

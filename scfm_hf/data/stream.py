@@ -15,6 +15,7 @@ from scfm_hf.data.rank_share import RankShare
 from scfm_hf.data.sampling import repeats_in_epoch
 from scfm_hf.errors import CorpusError
 from scfm_hf.tokenization import Ragged
+from scfm_hf.tokenization.length_buckets import permutation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from scfm_hf.data.corpus import CorpusReport
     from scfm_hf.data.corpus_file import CorpusFile
     from scfm_hf.data.order import CorpusOrder, EpochOrder
+    from scfm_hf.data.trainer_position import StreamPosition
     from scfm_hf.data.window_reader import Cells, WindowReader
     from scfm_hf.genes import GeneVocabulary
 
@@ -109,7 +111,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     @property
     def n_cells(self) -> int:
         """Cells of an epoch, over all ranks."""
-        return int(self._order.n_cells.sum())
+        return len(self._order)
 
     @property
     def world_size(self) -> int:
@@ -148,6 +150,47 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         shared._rank, shared._world_size, shared._even_batches = rank, world_size, even_batches
         return shared
 
+    def split(
+        self, *, share: float | None = None, files: Sequence[str] | None = None, seed: int = 0
+    ) -> tuple[Self, Self]:
+        """Two streams: one to train on, one of cells that are held out.
+
+        Parameters
+        ----------
+        share
+            Share of the blocks of contiguous rows that is held out, drawn at random. Other cells of the same samples
+            then stay in training: hold out whole files to learn how a model does on other studies.
+        files
+            Files that are held out, as the report names them.
+        seed
+            Of the draw.
+
+        Raises
+        ------
+        CorpusError
+            If there is no such file, or one of the parts is empty.
+        """
+        if (share is None) == (files is None):
+            raise ValueError("Give share= or files=, one of them.")
+        blocks = self._order.blocks
+        if files is not None:
+            places = [file.place for file in self.files]
+            if absent := [name for name in files if name not in places]:
+                raise CorpusError(f"The corpus has no file {absent[0]!r}. It has {', '.join(places[:10])}.")
+            held_out = np.isin(blocks.file, [places.index(name) for name in files])
+        else:
+            held_out = np.zeros(len(blocks), bool)
+            held_out[permutation(f"{seed}\x1fsplit", len(blocks))[: round((share or 0) * len(blocks))]] = True
+        if held_out.all() or not held_out.any():
+            raise CorpusError(
+                f"{held_out.sum()} of {len(blocks)} blocks would be held out: both parts need some. Choose another "
+                "share, or a smaller block_size."
+            )
+        parts = copy.copy(self), copy.copy(self)
+        for part, kept in zip(parts, (~held_out, held_out), strict=True):
+            part._order, part._known_epoch = self._order.only(kept), None
+        return parts
+
     def state_dict(self, *, taken: int | None = None) -> dict[str, Any]:
         """Where the stream is: plain values, for JSON.
 
@@ -178,7 +221,8 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         """
         self._refuse_other_files(state["files"])
         if dict(state["order"]) != self._description():
-            different = [name for name, value in self._description().items() if state["order"].get(name) != value]
+            now = self._description()
+            different = sorted(name for name in {*now, *state["order"]} if state["order"].get(name) != now.get(name))
             raise CorpusError(
                 f"The state belongs to another order: {', '.join(different)} differ. Load the corpus with the options "
                 "of the run that is to go on."
@@ -227,6 +271,12 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             files = np.repeat(window.blocks.file, window.blocks.sizes)[window.order]
             for file, row in zip(files.tolist(), window.blocks.rows[window.order].tolist(), strict=True):
                 yield self.files[file].place, row
+
+    def trainer_callback(self) -> StreamPosition:
+        """What keeps the stream's position in the checkpoints of a Trainer; CellTrainer asks for it by itself."""
+        from scfm_hf.data.trainer_position import StreamPosition
+
+        return StreamPosition()
 
     def to_datasets(self) -> datasets.IterableDataset:
         """The epoch as a ``datasets.IterableDataset`` with typed features, in the same order.
@@ -303,10 +353,16 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
         if self._known_epoch is None or self._known_epoch[0] != epoch:
-            weights = self.weights
-            repeats = None if weights is None else repeats_in_epoch(weights, seed=self._order.seed, epoch=epoch)
-            self._known_epoch = epoch, self._order.epoch(epoch, repeats)
+            self._known_epoch = epoch, self._order.epoch(epoch, self._repeats(epoch))
         return self._known_epoch[1]
+
+    def _repeats(self, epoch: int) -> NDArray[np.int32] | None:
+        """How often each cell of the corpus comes in an epoch, if not once."""
+        if self.weights is None:
+            return None
+        repeats, cells = np.zeros(len(self.weights), np.int32), self._order.cells
+        repeats[cells] = repeats_in_epoch(self.weights[cells], seed=self._order.seed, epoch=epoch)
+        return repeats
 
     def _worker(self) -> tuple[int, int]:
         information = get_worker_info()
@@ -326,12 +382,18 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     def _description(self) -> dict[str, Any]:
         order = self._order
         weights = None if self.weights is None else sha256(self.weights.tobytes()).hexdigest()[:16]
-        return {
+        description = {
             "seed": order.seed,
             "block_size": order.block_size,
             "window_size": order.window_size,
             "weights": weights,
         }
+        if len(order) < order.n_cells.sum():
+            description["cells"] = sha256(order.cells.tobytes()).hexdigest()[:16]
+        if order.buckets is not None:
+            sizes = {"batch_size": order.buckets.batch_size, "bucket_batches": order.buckets.bucket_batches}
+            description["buckets"] = sizes | {"longest": int(order.buckets.lengths.max(initial=0))}
+        return description
 
     def _refuse_other_files(self, files: Sequence[Sequence[str]]) -> None:
         if len(files) != len(self.files):

@@ -36,7 +36,7 @@ def rows_by_length(
     columns: dict[str, Column],
     *,
     batch_size: int | None = None,
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int = 8_192,
     rows: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of batches, longest cells first, so that a lack of memory shows at once.

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from cli.conftest import Scfm
     from hub_server.server import HubServer
 
-COMMANDS = ("families", "inspect", "convert", "tokenize", "embed", "finetune", "annotate", "push", "pull", "doctor")
+COMMANDS = (
+    "families",
+    "inspect",
+    "convert",
+    "tokenize",
+    "embed",
+    "pretrain",
+    "finetune",
+    "annotate",
+    "push",
+    "pull",
+    "doctor",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm_hf.data.order import CorpusOrder, EpochOrder
+from scfm_hf.data.order import CorpusOrder, EpochOrder, LengthBuckets, Window
 from scfm_hf.data.sampling import balanced_weights, repeats_in_epoch
 
 some = settings(max_examples=60, deadline=None)
@@ -141,3 +141,31 @@ def test_temperature_balances_groups() -> None:
 def test_groups_of_several_columns_are_their_combinations_and_missing_is_a_group() -> None:
     weights = balanced_weights([["a", "a", "b", "b"], ["x", "x", "x", None]], temperature=np.inf)
     assert np.allclose(weights, [2 / 3, 2 / 3, 4 / 3, 4 / 3])
+
+
+def test_batches_hold_cells_of_like_length_and_every_cell_comes_once() -> None:
+    lengths = np.random.default_rng(0).integers(1, 1000, 300)
+    buckets = LengthBuckets(lengths, batch_size=8, bucket_batches=6)
+    plain, bucketed = (
+        CorpusOrder([170, 130], block_size=8, window_size=96, seed=3, buckets=made) for made in (None, buckets)
+    )
+    spread, taken = [], []
+    for epoch in range(2):
+        cells = {}
+        for name, order in (("plain", plain), ("bucketed", bucketed)):
+            epoch_order = order.epoch(epoch)
+            windows = [epoch_order.window(number) for number in range(epoch_order.n_windows)]
+            cells[name] = np.concatenate([numbers(order, window) for window in windows])
+            n_batches = len(cells[name]) // 8
+            batches = lengths[cells[name][: n_batches * 8]].reshape(n_batches, 8)
+            spread.append(np.ptp(batches, axis=1).mean())
+        assert sorted(cells["bucketed"]) == list(range(300))
+        taken.append(cells["bucketed"].tolist())
+    assert spread[1] < spread[0] / 2
+    assert taken[0] != taken[1]
+
+
+def numbers(order: CorpusOrder, window: Window) -> np.ndarray:
+    """Numbers in the corpus of the cells of a window, in order."""
+    files = np.repeat(window.blocks.file, window.blocks.sizes)
+    return (window.blocks.rows + order.first_cells[files])[window.order]

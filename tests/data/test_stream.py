@@ -214,3 +214,50 @@ def test_datasets_gets_the_same_cells_typed_and_resumes(corpus_folder: Path) -> 
     again = stream.to_datasets()
     again.load_state_dict(converted.state_dict())
     assert before + [cell["cell"] for cell in again] == whole
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_split_gives_every_cell_to_one_of_two_streams(corpus_folder: Path, weighted: bool) -> None:
+    options = {"balance": "cell_type", "temperature": 1.0} if weighted else {}
+    stream = load_corpus(corpus_folder, columns=["cell"], block_size=4, window_size=24, seed=5, **options)
+    train, held_out = stream.split(share=0.25, seed=1)
+    cells = [[str(cell["cell"]) for cell in part] for part in (train, held_out)]
+    assert sorted(cells[0] + cells[1]) == sorted(str(cell["cell"]) for cell in stream)
+    assert [len(train), len(held_out)] == [len(part) for part in cells]
+    assert 0.15 < len(held_out) / len(stream) < 0.35
+    with pytest.raises(CorpusError, match="cells differ"):
+        train.load_state_dict(stream.state_dict())
+
+
+def test_whole_files_can_be_held_out(corpus_folder: Path) -> None:
+    stream = load_corpus(corpus_folder, columns=["cell"])
+    first = stream.files[0]
+    train, held_out = stream.split(files=[first.place])
+    assert (len(held_out), len(train)) == (first.n_cells, len(stream) - first.n_cells)
+    with pytest.raises(CorpusError, match="no file 'other'"):
+        stream.split(files=["other"])
+    with pytest.raises(CorpusError, match="both parts"):
+        stream.split(share=0.0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_like_length_are_the_same_for_any_number_of_workers(corpus_folder: Path, workers: int) -> None:
+    options = {"columns": ["cell"], "block_size": 4, "window_size": 36, "batch_size": 6, "seed": 5}
+    plain, bucketed = (load_corpus(corpus_folder, **options, bucket_batches=batches) for batches in (0, 4))
+    loader = DataLoader(bucketed, batch_size=6, num_workers=workers, collate_fn=list)
+    batches = list(loader)
+    alone = [cell["cell"] for cell in bucketed]
+    assert [cell["cell"] for batch in batches for cell in batch] == alone
+    assert sorted(alone) == sorted(cell["cell"] for cell in plain)
+
+    def spread(cells: list) -> float:
+        lengths = np.array([len(cell["gene_ids"]) for cell in cells]).reshape(-1, 6)
+        return float(np.ptp(lengths, axis=1).mean())
+
+    assert spread(list(bucketed)) < 0.6 * spread(list(plain))
+    state = bucketed.state_dict(taken=30)
+    resumed = load_corpus(corpus_folder, **options, bucket_batches=4)
+    resumed.load_state_dict(state)
+    assert [cell["cell"] for cell in resumed] == alone[30:]
+    with pytest.raises(CorpusError, match="buckets differ"):
+        plain.load_state_dict(state)
