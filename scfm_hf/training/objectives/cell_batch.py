@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,8 @@ from scfm_hf.tokenization.profiles import ProfileBlock
 from scfm_hf.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -124,6 +125,12 @@ class CellBatch:
             ids, counts = np.asarray(cell["gene_ids"], np.int64), np.asarray(cell["counts"], np.float64)
             order = np.argsort(ids, kind="stable")
             made.append(Profile(ids[order], counts[order]))
+        empty = [number for number, profile in enumerate(made) if not profile.total > 0]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} of {len(made)} cells have no counts of the vocabulary's genes (first: "
+                f"{self.ids[empty[0]]}). Leave them out."
+            )
         return made
 
     @cached_property
@@ -203,8 +210,8 @@ class CellBatch:
         lacking = [cell for cell in self.cells if column not in cell]
         if lacking:
             raise ValueError(
-                f"{len(lacking)} of {len(self.cells)} cells have no {column!r}; they have {', '.join(lacking[0])}. Take "
-                f"the column along (columns=[{column!r}]), and set remove_unused_columns=False."
+                f"{len(lacking)} of {len(self.cells)} cells have no {column!r}; they have {', '.join(lacking[0])}. "
+                f"Take the column along (columns=[{column!r}]), and set remove_unused_columns=False."
             )
         found = [_code(cell[column], numbers) for cell in self.cells]
         strange = [cell[column] for cell, code in zip(self.cells, found, strict=True) if code is None]

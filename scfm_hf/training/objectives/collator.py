@@ -98,7 +98,7 @@ class ObjectiveCollator:
             labels[name] = dict(made.targets)
             if made.inputs is not None:
                 inputs[name] = dict(made.inputs)
-            elif objective.reads is None and WHOLE not in inputs:
+            elif objective.source is None and WHOLE not in inputs:
                 inputs[WHOLE] = batch.pad(batch.whole)
         return {"inputs": inputs, "labels": labels}
 

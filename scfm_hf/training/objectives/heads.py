@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scfm_hf.training.objectives.cell_batch import CellBatch, Profile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
@@ -39,6 +39,8 @@ class EncoderShape:
         Width of the encoder's gene embedding, if it is one over the whole vocabulary; None otherwise.
     hides_values
         Whether the encoder has a value that means "hidden".
+    classes
+        Classes of each annotation of the cells.
     """
 
     embedding_size: int
@@ -46,6 +48,7 @@ class EncoderShape:
     vocab_size: int
     gene_size: int | None
     hides_values: bool
+    classes: Mapping[str, Sequence[str]]
 
 
 def mask_value_of(config: CellConfig) -> float | None:
@@ -72,7 +75,9 @@ def encode(encoder: PreTrainedModel, inputs: Mapping[str, Tensor]) -> ModelOutpu
 
 
 @torch.no_grad()
-def measure(encoder: PreTrainedModel, tokenizer: CellTokenizer, family: str) -> EncoderShape:
+def measure(
+    encoder: PreTrainedModel, tokenizer: CellTokenizer, family: str, classes: Mapping[str, Sequence[str]]
+) -> EncoderShape:
     """Find an encoder's sizes by a small made-up cell."""
     batch = _made_up_cell(encoder, tokenizer, family)
     was_training = encoder.training
@@ -89,6 +94,7 @@ def measure(encoder: PreTrainedModel, tokenizer: CellTokenizer, family: str) -> 
         vocab_size=vocab_size if weight is None else len(weight),
         gene_size=None if weight is None else weight.shape[1],
         hides_values=mask_value_of(encoder.config) is not None,
+        classes=classes,
     )
 
 

@@ -16,6 +16,7 @@ from scfm_hf.nn.count_distributions import (
 #: ``mse`` on whatever values there are, the others on counts.
 Likelihood = Literal["mse", "nb", "zinb"]
 LIKELIHOODS: tuple[Likelihood, ...] = ("mse", "nb", "zinb")
+COUNT_LIKELIHOODS: tuple[Likelihood, ...] = ("nb", "zinb")
 
 _OUTPUTS = {"mse": 1, "nb": 2, "zinb": 3}
 #: Logarithms beyond which no count is.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,10 +13,12 @@ from scfm_hf.training.objectives.heads import EncoderShape, TokenClassifier
 from scfm_hf.training.objectives.objective import Objective, Prepared, Seen
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from scfm_hf.tokenization.draws import Draws, Stream
-    from scfm_hf.training.objectives.cell_batch import CellBatch
+    from scfm_hf.training.objectives.cell_batch import CellBatch, Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,24 @@ class MaskedGene(Objective):
 
     def prepare(self, cells: CellBatch, draws: Draws) -> Prepared:
         """Hide genes of each cell."""
+        encoded, wanted = self.hide(cells, draws)
+        targets = {"labels": padded(wanted, -100, np.int64)}
+        if cells.own_class == "GeneCompassForMaskedLM":
+            # GeneCompass hides the values too, and tells them back.
+            values = [np.asarray(row, np.float32) for row in encoded["values"]]
+            targets["target_values"] = padded(values, 0, np.float32)
+            masked = [ids == cells.tokenizer.mask_token_id for ids in encoded["input_ids"]]
+            encoded["values"] = [np.where(out, 0, row) for out, row in zip(masked, values, strict=True)]
+        return Prepared(cells.pad(encoded), targets)
+
+    def hide(self, cells: CellBatch, draws: Draws) -> tuple[Encoded, list[NDArray[np.int64]]]:
+        """Cells with genes hidden, not padded, and the labels of their places, -100 where nothing is to be predicted.
+
+        Raises
+        ------
+        ValueError
+            If the vocabulary has no mask token.
+        """
         mask_id = cells.tokenizer.mask_token_id
         if mask_id is None:
             raise ValueError(
@@ -66,19 +85,12 @@ class MaskedGene(Objective):
                 "another objective (masked_value, binary_expression)."
             )
         encoded = dict(cells.whole)
-        hidden, wanted = [], []
-        for ids, cell_id in zip(encoded["input_ids"], cells.ids, strict=True):
-            row, labels = self._hide(np.asarray(ids, np.int64), cells, mask_id, draws.cell(cell_id))
-            hidden.append(row)
-            wanted.append(labels)
-        targets = {"labels": padded(wanted, -100, np.int64)}
-        if cells.own_class == "GeneCompassForMaskedLM":
-            # GeneCompass hides the values too, and tells them back.
-            values = [np.asarray(row, np.float32) for row in encoded["values"]]
-            targets["target_values"] = padded(values, 0, np.float32)
-            masked = [ids == mask_id for ids in hidden]
-            encoded["values"] = [np.where(out, 0, row) for out, row in zip(masked, values, strict=True)]
-        return Prepared(cells.pad({**encoded, "input_ids": hidden}), targets)
+        rows = [
+            self._hide(np.asarray(ids, np.int64), cells, mask_id, draws.cell(cell_id))
+            for ids, cell_id in zip(encoded["input_ids"], cells.ids, strict=True)
+        ]
+        encoded["input_ids"] = [hidden for hidden, _ in rows]
+        return encoded, [labels for _, labels in rows]
 
     def head(self, shape: EncoderShape) -> nn.Module:
         """Scores of the vocabulary from the state of a place."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +15,8 @@ from scfm_hf.training.objectives.likelihoods import LIKELIHOODS, Likelihood, n_o
 from scfm_hf.training.objectives.objective import Objective, Prepared, Seen
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
@@ -32,10 +33,10 @@ _OF_CLASSES = ("scbert", "celllm")
 class MaskedValue(Objective):
     """Predict hidden values: squared error on the tokenizer's values, or the likelihood of raw counts.
 
-    With ``mse`` a share of the tokens' values is hidden and is what the tokenizer gave (bins, log values, ...); families
+    With ``mse`` a share of the tokens' values, as the tokenizer gives them (bins, log values, ...), is hidden; families
     with a value that means "hidden" see the gene with it, the others do not see the gene. With ``nb`` and ``zinb`` the
-    genes are drawn from the whole vocabulary, expressed or not, so that the zeros count as often as they come; the mean
-    is proportional to the counts that are left to see.
+    genes are drawn from the whole vocabulary, expressed or not, so that zeros count as often as they come; the mean is
+    proportional to the counts that are left to see.
 
     Parameters
     ----------

@@ -69,16 +69,16 @@ def make_objectives(
     made = {name: make_objective(name, options or {}) for name, options in described.items()}
     classes = {name: tuple(map(str, of_column)) for name, of_column in (columns or {}).items()}
     for name, objective in made.items():
-        lacking = [column for column in objective.columns if column not in classes]
+        lacking = [column for column in objective.annotations if column not in classes]
         if lacking:
             raise ValueError(
                 f"The objective {name} reads {', '.join(map(repr, lacking))}: say which classes there are, with "
-                f"columns={{{lacking[0]!r}: [...]}}. Named are: {', '.join(map(repr, classes)) or 'none'}."
+                f"columns={{{lacking[0]!r}: [...]}}. Named: {', '.join(map(repr, classes)) or 'none'}."
             )
-        if objective.reads is not None and (objective.reads not in made or made[objective.reads].reads is not None):
+        if objective.source is not None and (objective.source not in made or made[objective.source].source is not None):
             raise ValueError(
-                f"The objective {name} looks at the pass of {objective.reads!r}, which is no objective of this mixture "
-                "with a pass of its own."
+                f"The objective {name} looks at the pass of {objective.source!r}, which is no objective of this "
+                "mixture with a pass of its own."
             )
     return Objectives(made, tokenizer=tokenizer, classes=classes, seed=seed)
 
@@ -136,7 +136,7 @@ class Objectives:
     @property
     def columns(self) -> tuple[str, ...]:
         """Annotations that cells must carry."""
-        return tuple(dict.fromkeys(name for objective in self.objectives.values() for name in objective.columns))
+        return tuple(dict.fromkeys(name for objective in self.objectives.values() for name in objective.annotations))
 
     def describe(self) -> dict[str, Any]:
         """All options, in plain types."""
@@ -177,7 +177,7 @@ class Objectives:
             own_models[name] = by_class[class_name]
         self._refuse_clashes(own_models)
         self.collator.bind(spec.name, body.config, {name: _class_of(own_models.get(name)) for name in self.objectives})
-        shape = measure(body, self.tokenizer, spec.name)
+        shape = measure(body, self.tokenizer, spec.name, self.classes)
         made = EncoderWithObjectives(body, self.objectives, shape, own_models, self.describe())
         made.heads.to(device=body.device, dtype=body.dtype)
         return made.train(encoder.training)

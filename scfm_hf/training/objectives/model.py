@@ -142,9 +142,9 @@ class EncoderWithObjectives(CellPreTrainedModel):
         losses: dict[str, Tensor] = {}
         labels = labels or {}
         # Those with a pass of their own come first: others may look at it.
-        for name in sorted(labels, key=lambda name: self._objectives[name].reads is not None):
+        for name in sorted(labels, key=lambda name: self._objectives[name].source is not None):
             objective = self._objectives[name]
-            source = name if name in inputs else objective.reads or WHOLE
+            source = name if name in inputs else objective.source or WHOLE
             given = inputs[source]
             if name in self._own_models:
                 passes[source], losses[name] = objective.own_loss(self._own_models[name], given, labels[name])

@@ -84,22 +84,18 @@ class Objective(ABC):
     own_head: bool = True
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Annotations of cells that it reads."""
+    def annotations(self) -> tuple[str, ...]:
+        """Annotations of cells that it needs, by column."""
         return ()
 
     @property
-    def reads(self) -> str | None:
+    def source(self) -> str | None:
         """Another objective of the mixture whose pass through the encoder it looks at; None: one of its own."""
         return None
 
     def own_class(self, family: str, config: CellConfig) -> str | None:
         """Name of the family's class whose head and loss are used; None: the general head."""
         return self.own_classes.get(family) if self.own_head else None
-
-    def own_targets(self, cells: CellBatch) -> bool:
-        """Whether the family's own class takes the batch that is being prepared."""
-        return cells.own_class is not None
 
     @abstractmethod
     def prepare(self, cells: CellBatch, draws: Draws) -> Prepared:
