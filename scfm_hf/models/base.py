@@ -40,6 +40,9 @@ logger = logging.get_logger(__name__)
 #: Arguments of ``from_pretrained`` by which a caller asks for another number of labels than the checkpoint has.
 _RESIZES_THE_HEAD = frozenset({"num_labels", "id2label", "label2id"})
 
+#: Heads of pretraining objectives lie under this name beside any family's weights, and no model takes them for its own.
+HEADS_OF_OBJECTIVES = "objective_heads"
+
 #: Arguments of ``from_pretrained`` that say where and how to fetch a file.
 _OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -78,7 +81,8 @@ class CellPreTrainedModel(PreTrainedModel):
         # Heads of the family's other classes may lie in a checkpoint; those that this model has itself must fit.
         own = "|".join(re.escape(name) for name, _ in self.named_children())
         self._keys_to_ignore_on_load_unexpected = {
-            rf"^(?!({own})\.).*({pattern})" for pattern in self._keys_to_ignore_on_load_unexpected or ()
+            rf"^(?!({own})\.).*({pattern})"
+            for pattern in (*(self._keys_to_ignore_on_load_unexpected or ()), rf"^{HEADS_OF_OBJECTIVES}\.")
         }
 
     @torch.no_grad()

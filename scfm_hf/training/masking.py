@@ -155,7 +155,7 @@ def split_for_generation(
         split = _shared_split(lengths, max_length, shares, draws)
     else:
         split = [
-            _cell_split(length - 1, max_length - 1, shares, draws.cell(cell_id))
+            split_cell(length - 1, max_length - 1, shares, draws.cell(cell_id))
             for length, cell_id in zip(lengths, cell_ids, strict=True)
         ]
     starts = tokens.input_ids.offsets[:-1]
@@ -170,10 +170,22 @@ def _take(tokens: BinnedTokens, rows: list[NDArray[np.int64]]) -> BinnedTokens:
     return BinnedTokens(Ragged(ids, places.offsets), Ragged(values, places.offsets))
 
 
-def _cell_split(
+def split_cell(
     n_genes: int, limit: int, shares: Sequence[float], stream: Stream
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Perceived and generated genes of one cell, numbered without ``<cls>``."""
+    """Perceived and generated genes of one cell, numbered without ``<cls>``, each side in random order.
+
+    Parameters
+    ----------
+    n_genes
+        Genes of the cell.
+    limit
+        Most of them on both sides together.
+    shares
+        Part that is generated, rounded down: one is drawn.
+    stream
+        The cell's random numbers.
+    """
     share = _draw_one(stream, shares)
     order = stream.permutation(n_genes)[:limit]
     n_generated = int(len(order) * share)
@@ -183,7 +195,7 @@ def _cell_split(
 def _shared_split(
     lengths: Sequence[int], max_length: int, shares: Sequence[float], draws: SharedDraws
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """As :func:`_cell_split` for a batch, with the original's draws."""
+    """As :func:`split_cell` for a batch, with the original's draws."""
     share = _draw_one(draws, shares)
     longest = min(max(lengths), max_length)
     generated_limit = int((longest - 1) * share)

@@ -1,0 +1,88 @@
+"""Multi-task labels: several annotations of a cell, told from its embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from scfm_hf.training.objectives.heads import EncoderShape, as_tensors, perceptron
+from scfm_hf.training.objectives.objective import Objective, Prepared, Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scfm_hf.tokenization.draws import Draws
+    from scfm_hf.training.objectives.cell_batch import CellBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiTask(Objective):
+    """Predict the class of each cell in each of several annotations, by cross entropy.
+
+    Parameters
+    ----------
+    columns
+        The annotations. A cell whose class is not known (missing, or -100) does not count for that one.
+    hidden_size
+        Width of two hidden layers; 0: a linear layer.
+    reads
+        Objective whose pass through the encoder is looked at; None: one over the whole cells.
+
+    References
+    ----------
+    Chen et al. 2024 (Geneformer V2), Methods, "Multi-task learning"; Kalfon et al. 2025 (scPRINT), Methods.
+    """
+
+    columns: Sequence[str]
+    hidden_size: int = 0
+    reads: str | None = None
+
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(self.columns)
+
+    @property
+    def source(self) -> str | None:
+        """See ``reads``."""
+        return self.reads
+
+    def check(self) -> None:
+        """Raise ValueError if there is no column."""
+        super().check()
+        if isinstance(self.columns, str) or not self.columns:
+            raise ValueError(f"columns={self.columns!r} must be a list of at least one annotation.")
+
+    def prepare(self, cells: CellBatch, draws: Draws) -> Prepared:
+        """Classes of the cells."""
+        return Prepared(None, as_tensors({column: cells.codes(column) for column in self.columns}))
+
+    def head(self, shape: EncoderShape) -> nn.Module:
+        """One classifier an annotation."""
+        return nn.ModuleList(classifier(shape, len(shape.classes[column]), self.hidden_size) for column in self.columns)
+
+    def loss(self, head: nn.ModuleList, seen: Seen, targets: Mapping[str, Tensor]) -> Tensor:
+        """Mean over annotations of the mean cross entropy over the cells whose class is known."""
+        vectors = seen.outputs.cell_embedding
+        losses = [
+            known_cross_entropy(one(vectors), targets[column]) for one, column in zip(head, self.columns, strict=True)
+        ]
+        return sum(losses[1:], start=losses[0]) / len(losses)
+
+
+def classifier(shape: EncoderShape, n_classes: int, hidden_size: int) -> nn.Module:
+    """From the cell embedding to scores of classes."""
+    if hidden_size:
+        return perceptron(shape.embedding_size, n_classes, hidden_size=hidden_size)
+    return nn.Linear(shape.embedding_size, n_classes)
+
+
+def known_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross entropy over the cells whose class is not -100, scalar; 0 if there is none."""
+    known = (classes != -100).sum().clamp(min=1)
+    return nn.functional.cross_entropy(logits.float(), classes, reduction="sum", ignore_index=-100) / known
+
+
+OBJECTIVE = MultiTask
