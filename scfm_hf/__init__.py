@@ -26,6 +26,7 @@ _PLACES = {
     "load_corpus": "data.corpus",
     "embed": "tasks.embed",
     "annotate": "tasks.annotate",
+    "integrate": "tasks.integrate",
     "lora_config": "training.adapters",
     "push": "hub",
     "pull": "hub",

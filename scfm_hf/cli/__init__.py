@@ -12,6 +12,7 @@ from scfm_hf.cli import (
     families,
     finetune,
     inspect,
+    integrate,
     pull,
     push,
     tokenize,
@@ -25,5 +26,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (families, inspect, convert, tokenize, embed, finetune, annotate, push, pull, doctor):
+for command in (families, inspect, convert, tokenize, embed, finetune, annotate, integrate, push, pull, doctor):
     app.command(name=command.__name__.rsplit(".", 1)[-1])(command.run)

@@ -20,6 +20,13 @@ class Method(StrEnum):
     classifier = "classifier"
 
 
+class Features(StrEnum):
+    """What labels are told from."""
+
+    embedding = "embedding"
+    joined = "joined"
+
+
 @readable_failures
 def run(
     cells: Annotated[Path, typer.Argument(help="An .h5ad file or .zarr folder.")],
@@ -29,6 +36,9 @@ def run(
     reference: Annotated[Path | None, typer.Option(help="Labelled cells, for neighbours and linear.")] = None,
     labels: Annotated[str, typer.Option(help="Column of the reference's obs with the labels.")] = "cell_type",
     method: Annotated[Method | None, typer.Option(help="How; neighbours with a reference, else classifier.")] = None,
+    features: Annotated[
+        Features, typer.Option(help="The embedding, or it joined with principal components of reference and cells.")
+    ] = Features.embedding,
     unknown_below: Annotated[float, typer.Option(help='Label "unknown" below this probability.')] = 0.0,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
@@ -54,6 +64,7 @@ def run(
         reference=read_cells(reference) if reference is not None else None,
         labels=labels,
         method=method.value if method is not None else None,
+        features=features.value,
         unknown_below=unknown_below,
         layer=layer,
         gene_column=gene_column,
