@@ -24,7 +24,9 @@ def run(
     cell_sets: Annotated[
         str | None, typer.Option(help="Column of obs that names sets of cells, or 'all'; for models that read sets.")
     ] = None,
-    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Least share of genes and counts that must be known; None: the model's own.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Most cells a batch.")] = None,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Give cells without a known gene NaN.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import anndata
 
 MODEL = "scfm_hf/cellprofile-human"
-OPTIONS = {"min_overlap": 0.1, "progress": False}
+OPTIONS = {"progress": False}
 
 
 def in_batches(adata: anndata.AnnData) -> anndata.AnnData:
