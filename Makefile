@@ -38,7 +38,7 @@ $(LINTERS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-compile -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
 
-quickstart: $(INSTALLED) ## train, fine-tune, save, reload and annotate on real cells (about five minutes)
+quickstart: $(INSTALLED) ## annotate with the model that ships; train, fine-tune, save, reload (about five minutes)
 	$(BIN)/python -m scfm_hf.quickstart
 
 test: $(INSTALLED) ## run the tests, all but the ones marked full
