@@ -45,7 +45,7 @@ $(WITH_EXTRAS): pyproject.toml constraints.txt scripts/make_venv.sh
 		bash scripts/make_venv.sh build/venv-extras constraints.txt
 	@touch $@
 
-quickstart: $(INSTALLED) ## train, fine-tune, save, reload and annotate on real cells (about five minutes)
+quickstart: $(INSTALLED) ## annotate with the model that ships; train, fine-tune, save, reload (about five minutes)
 	$(BIN)/python -m scfm_hf.quickstart
 
 test: $(INSTALLED) ## run the tests, all but the ones marked full

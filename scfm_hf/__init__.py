@@ -26,6 +26,7 @@ _PLACES = {
     "load_corpus": "data.corpus",
     "embed": "tasks.embed",
     "annotate": "tasks.annotate",
+    "integrate": "tasks.integrate",
     "CellTrainer": "training.trainer",
     "extend_vocabulary": "training.vocabulary",
     "pretrain": "tasks.pretrain",

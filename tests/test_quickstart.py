@@ -9,6 +9,7 @@ import anndata
 import pytest
 
 from scfm_hf import quickstart
+from scfm_hf.quickstart.cells import few_of_each
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +26,14 @@ def run(folder: Path) -> dict[str, dict[str, float]]:
 def test_it_leaves_annotated_cells_a_picture_a_model_and_honest_figures(tmp_path: Path) -> None:
     figures = run(tmp_path)
     assert json.loads((tmp_path / "figures.json").read_text())["figures"] == figures
-    assert [set(values) for values in figures.values()] == [{"accuracy", "macro_f1"}] * 2
+    assert list(figures) == ["all labelled cells", "5 labelled cells a class"]
+    for table in figures.values():
+        assert {"shipped model, neighbours", "HVG + PCA, neighbours", "logistic regression on log counts"} < set(table)
+        assert all(found["macro_f1_low"] <= found["macro_f1"] <= found["macro_f1_high"] for found in table.values())
     annotated = anndata.read_h5ad(tmp_path / "annotated.h5ad")
     assert annotated.n_obs == 60
     correct = (annotated.obs["cell_type_predicted"].astype(str) == annotated.obs["cell_type"].astype(str)).mean()
-    assert figures["fine-tuned with LoRA"]["accuracy"] == pytest.approx(correct)
+    assert figures["all labelled cells"]["own small Geneformer, LoRA"]["accuracy"] == pytest.approx(correct)
     assert {"X_geneformer", "X_umap"} <= set(annotated.obsm)
     assert (tmp_path / "umap.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "base" / "model.safetensors").is_file()
@@ -38,6 +42,9 @@ def test_it_leaves_annotated_cells_a_picture_a_model_and_honest_figures(tmp_path
 
 def test_held_out_cells_are_none_of_those_that_were_learned_from() -> None:
     train, test = quickstart.split_cells(300, seed=0)
+    few = few_of_each(train, 5, draw=1)
+    assert few.obs["cell_type"].value_counts().max() == 5
+    assert set(few.obs_names) <= set(train.obs_names)
     assert not set(train.obs_names) & set(test.obs_names)
     again, _ = quickstart.split_cells(300, seed=0)
     assert list(train.obs_names) == list(again.obs_names)
@@ -52,7 +59,8 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "interrupted")
     assert (tmp_path / "interrupted" / "base" / "config.json").is_file()
-    monkeypatch.setattr(quickstart, "draw", lambda *args: None)
+    monkeypatch.setattr(quickstart.own_model, "draw", lambda *args: None)
+    monkeypatch.setattr(quickstart, "label_by_shipped_model", lambda *args, **options: {"all labelled cells": {}})
     figures = run(tmp_path / "interrupted")
     assert "pretraining is skipped" in capsys.readouterr().out
     assert figures == run(tmp_path / "whole")

@@ -12,6 +12,7 @@ from scfm_hf.cli import (
     families,
     finetune,
     inspect,
+    integrate,
     pretrain,
     pull,
     push,
@@ -26,5 +27,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (families, inspect, convert, tokenize, embed, pretrain, finetune, annotate, push, pull, doctor):
+for command in (
+    families,
+    inspect,
+    convert,
+    tokenize,
+    embed,
+    pretrain,
+    finetune,
+    annotate,
+    integrate,
+    push,
+    pull,
+    doctor,
+):
     app.command(name=command.__name__.rsplit(".", 1)[-1])(command.run)

@@ -21,6 +21,13 @@ class Method(StrEnum):
     classifier = "classifier"
 
 
+class Features(StrEnum):
+    """What labels are told from."""
+
+    embedding = "embedding"
+    joined = "joined"
+
+
 @readable_failures
 def run(
     cells: Annotated[Path, typer.Argument(help="An .h5ad file or .zarr folder.")],
@@ -30,6 +37,9 @@ def run(
     reference: Annotated[Path | None, typer.Option(help="Labelled cells, for neighbours and linear.")] = None,
     labels: Annotated[str, typer.Option(help="Column of the reference's obs with the labels.")] = "cell_type",
     method: Annotated[Method | None, typer.Option(help="How; neighbours with a reference, else classifier.")] = None,
+    features: Annotated[
+        Features, typer.Option(help="The embedding, or it joined with principal components of reference and cells.")
+    ] = Features.embedding,
     unknown_below: Annotated[float, typer.Option(help='Label "unknown" below this probability.')] = 0.0,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
@@ -37,7 +47,9 @@ def run(
         str | None, typer.Option(help="Column of obs that names sets of cells, or 'all'; for models that read sets.")
     ] = None,
     option: TokenizerOptions = None,
-    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Least share of genes and counts that must be known; None: the model's own.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
 ) -> None:
@@ -56,6 +68,7 @@ def run(
         reference=read_cells(reference) if reference is not None else None,
         labels=labels,
         method=method.value if method is not None else None,
+        features=features.value,
         unknown_below=unknown_below,
         layer=layer,
         gene_column=gene_column,

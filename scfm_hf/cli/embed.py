@@ -26,7 +26,9 @@ def run(
         str | None, typer.Option(help="Column of obs that names sets of cells, or 'all'; for models that read sets.")
     ] = None,
     option: TokenizerOptions = None,
-    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Least share of genes and counts that must be known; None: the model's own.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Most cells a batch.")] = None,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Give cells without a known gene NaN.")] = False,
     parts: Annotated[

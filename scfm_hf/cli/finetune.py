@@ -30,7 +30,9 @@ def run(
     method: Annotated[Method, typer.Option(help="An adapter, or all weights.")] = Method.lora,
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
-    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Least share of genes and counts that must be known; None: the model's own.")
+    ] = None,
     epochs: Annotated[float, typer.Option(help="Most epochs.")] = 5,
     learning_rate: Annotated[float | None, typer.Option(help="1e-3 for adapters, 5e-5 for all weights.")] = None,
     batch_size: Annotated[int, typer.Option(help="Cells a step.")] = 16,

@@ -21,7 +21,9 @@ def run(
     layer: Annotated[str | None, typer.Option(help="Layer with the values.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
     option: TokenizerOptions = None,
-    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Least share of genes and counts that must be known; None: the model's own.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
 ) -> None:
     """Tokenise cells into a datasets.Dataset on disk."""

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from scfm_hf.tasks.batches import batches_by_length
 from scfm_hf.tasks.embed import embed_encoded
 from scfm_hf.tasks.loading import LoadedModel, ModelLike, load_for_task
+from scfm_hf.tasks.own_components import common_counts, join_unit, principal_components
 from scfm_hf.tasks.results import holder, record
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from scfm_hf.tokenization import CellTokenizer
 
 Method = Literal["neighbours", "linear", "classifier"]
+#: What labels are told from, see :func:`annotate`.
+Features = Literal["embedding", "joined"]
 
 
 def annotate(
@@ -31,6 +34,8 @@ def annotate(
     reference: AnnData | None = None,
     labels: str = "cell_type",
     method: Method | None = None,
+    features: Features = "embedding",
+    n_components: int = 50,
     n_neighbors: int = 15,
     unknown_below: float = 0.0,
     tokenizer: CellTokenizer | str | None = None,
@@ -63,6 +68,14 @@ def annotate(
         ``neighbours``: share of the votes of the nearest reference cells by cosine similarity. ``linear``: logistic
         regression on standardised embeddings. ``classifier``: the model's own head. None: ``neighbours`` with a
         reference, else ``classifier``.
+    features
+        What ``neighbours`` and ``linear`` tell labels from. ``embedding``: the model's embedding, so that the label of
+        a cell depends on that cell and the reference alone. ``joined``: the embedding beside the principal components
+        of reference and query together, each scaled to unit length. It often tells more, but the label of a cell then
+        **depends on all the cells that are labelled with it**, so it is never the default.
+    n_components
+        Principal components of ``joined``; see
+        :func:`scfm_hf.tasks.own_components.principal_components`.
     n_neighbors
         Neighbours that vote.
     unknown_below
@@ -84,13 +97,18 @@ def annotate(
     Raises
     ------
     ValueError
-        If the method needs a reference that was not given, or a reference has fewer than two classes.
+        If the method needs a reference that was not given, a reference has fewer than two classes, or joined features
+        are asked of a classifier or of data sets without a gene in common.
     KeyError
         If the reference has no such column.
     """
     method = method or ("neighbours" if reference is not None else "classifier")
     if method not in ("neighbours", "linear", "classifier"):
         raise ValueError(f"method={method!r} is none of 'neighbours', 'linear', 'classifier'.")
+    if features not in ("embedding", "joined"):
+        raise ValueError(f"features={features!r} is neither 'embedding' nor 'joined'.")
+    if features == "joined" and method == "classifier":
+        raise ValueError("A classifier has features of its own: features='joined' goes with a reference.")
     auto_class = AutoModelForSequenceClassification if method == "classifier" else AutoModel
     loaded = load_for_task(model, tokenizer, base=base, auto_class=auto_class, revision=revision, device=device)
     limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "progress": progress}
@@ -100,6 +118,10 @@ def annotate(
         known, wanted = _labelled(reference, labels)
         query = embed_encoded(loaded.tokenizer.encode_cells(adata, layer=layer, **options), loaded, **limits)
         fitted = embed_encoded(loaded.tokenizer.encode_cells(known, layer=layer, **options), loaded, **limits)
+        if features == "joined":
+            counts = common_counts([known, adata], loaded.tokenizer, layer=layer, **options)
+            own = principal_components(counts, n_components=n_components, seed=seed)
+            fitted, query = join_unit(fitted, own[0]), join_unit(query, own[1])
         probe = _neighbours(n_neighbors, len(wanted)) if method == "neighbours" else _linear(seed)
         probe.fit(fitted.astype(np.float64), wanted)
         probabilities = pd.DataFrame(
@@ -121,6 +143,8 @@ def annotate(
     settings: dict[str, Any] = {
         "n_neighbors": n_neighbors if method == "neighbours" else None,
         "seed": seed if method == "linear" else None,
+        "features": features if method != "classifier" else None,
+        "n_components": n_components if features == "joined" else None,
     }
     settings |= {"labels": labels, "unknown_below": unknown_below, "layer": layer, **options}
     record(target, "annotate", loaded, method=method, **settings)

@@ -91,7 +91,7 @@ def encode_cells(
     gene_column: str | None = None,
     exact_names: bool = False,
     max_length: int | None = None,
-    min_overlap: float = 0.5,
+    min_overlap: float | None = None,
     empty_cells: Literal["raise", "keep"] = "raise",
     return_columns: Sequence[str] = (),
     block_size: int = 256,
@@ -114,7 +114,8 @@ def encode_cells(
     max_length
         Most tokens a cell; None for the tokenizer's own limit.
     min_overlap
-        Least share of the genes and of the counts that the vocabulary must know.
+        Least share of the genes and of the counts that the vocabulary must know; None: what the scheme asks for, one
+        half unless its vocabulary holds chosen genes alone.
     empty_cells
         ``"keep"`` leaves cells without a known gene in, with special tokens only.
     return_columns
@@ -142,7 +143,8 @@ def encode_cells(
     mapper = tokenizer.mapper_of(vocabulary, exact_names=exact_names)
     names = matrix.gene_names.tolist()
     mapping = mapper.map(names, counts_per_gene=expression.gene_totals)
-    check_identifiers(matrix, mapping, vocabulary, min_overlap=min_overlap)
+    least = scheme.min_overlap if min_overlap is None else min_overlap
+    check_identifiers(matrix, mapping, vocabulary, min_overlap=least)
     duplicates = scheme.duplicates
     if duplicates == "sum_if_merged":
         duplicates = "sum" if merges_names(names, vocabulary, tokenizer.identifiers) else "keep"

@@ -75,6 +75,8 @@ class Scheme(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     #: Whether :meth:`look_ahead` wants to see all cells of a file before any is encoded; the file is then read twice.
     looks_ahead: ClassVar[bool] = False
+    #: Least share of a file's genes, and of their counts, that the vocabulary must know unless the caller says another.
+    min_overlap: ClassVar[float] = 0.5
     duplicates: Duplicates = "sum"
     gene_order: GeneOrder = "vocabulary"
 

@@ -8,25 +8,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from corpus import COARSE, Study
-from gene_choice import Choice, dispersion_ranks, log_values, scaled_values
+from gene_choice import Choice, scaled_values
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.utils.extmath import randomized_svd
 from train import tokens_of
 
+from scfm_hf.tasks.own_components import join_unit, log_values, principal_components
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from scfm_hf.models.cellprofile.modeling_cellprofile import CellProfileModel
 
 #: Studies over their common genes -> one matrix of vectors each.
 Embedding = Callable[[Sequence[Study]], list[Any]]
 CELLS_A_BATCH = 128
-N_NEIGHBOURS, N_DRAWS = 15, 5
+N_NEIGHBOURS, N_DRAWS, N_RESAMPLED = 15, 5, 500
 MOST_REFERENCE, MOST_QUERY, MOST_A_CLASS = 2000, 1500, 150
 #: A vector of unit length asks for a stronger logistic regression than log counts do.
 UNIT_SCALE = 8.0
+
+
+def corpus_svd(studies_of_corpus: Sequence[Study], choice: Choice, n_components: int = 64) -> Embedding:
+    """Main directions of variation within the studies of the corpus, each divided by the root of its deviation."""
+    random = np.random.default_rng(1)
+    centred = []
+    for study in studies_of_corpus:
+        rows = random.choice(len(study.totals), min(1000, len(study.totals)), replace=False)
+        values = scaled_values(study.take(rows), choice).toarray()
+        centred.append(values - values.mean(0))
+    stacked = np.concatenate(centred)
+    _, _, axes = randomized_svd(stacked, n_components, random_state=0)
+    lines = (axes.T / np.sqrt((stacked @ axes.T).std(0))).astype(np.float32)
+    return lambda studies: [scaled_values(study, choice) @ lines for study in studies]
 
 
 def of_model(model: CellProfileModel, choice: Choice, pooling: str = "joined", scale: float = 1.0) -> Embedding:
@@ -39,7 +54,7 @@ def of_model(model: CellProfileModel, choice: Choice, pooling: str = "joined", s
             parts = []
             with torch.inference_mode(), model.embedding_options(pooling=pooling):
                 for start in range(0, values.shape[0], CELLS_A_BATCH):
-                    batch = tokens_of(values[start : start + CELLS_A_BATCH].toarray())
+                    batch = tokens_of(values[start : start + CELLS_A_BATCH])
                     parts.append(scale * model(**batch).cell_embedding.numpy())
             found.append(np.concatenate(parts))
         return found
@@ -54,37 +69,16 @@ def log_counts(studies: Sequence[Study]) -> list[Any]:
 
 def highly_variable_pca(*, see_query: bool) -> Embedding:
     """2,000 variable genes, scaled, cut at 10, 50 components; fitted on the first study or on all."""
-
-    def embed(studies: Sequence[Study]) -> list[Any]:
-        values = log_counts(studies)
-        fitted = values if see_query else values[:1]
-        ranks = np.mean([np.nan_to_num(_ranks(one), nan=one.shape[1]) for one in fitted], 0)
-        dense = [one[:, ranks.argsort()[:2000]].toarray() for one in values]
-        seen = np.concatenate(dense[: len(fitted)])
-        mean, deviation = seen.mean(0), seen.std(0) + 1e-6
-        scaled = [np.clip((one - mean) / deviation, -10, 10) for one in dense]
-        centre = np.concatenate(scaled[: len(fitted)]).mean(0)
-        _, _, axes = randomized_svd(np.concatenate(scaled[: len(fitted)]) - centre, 50, random_state=0)
-        return [(one - centre) @ axes.T for one in scaled]
-
-    return embed
-
-
-def _ranks(values: sparse.csr_matrix) -> NDArray[np.float64]:
-    mean = np.asarray(values.mean(0)).ravel()
-    return dispersion_ranks(mean, np.maximum(np.asarray(values.multiply(values).mean(0)).ravel() - mean**2, 0))
+    return lambda studies: principal_components([study.counts for study in studies], fitted_on=None if see_query else 1)
 
 
 def joined(*embeddings: Embedding) -> Embedding:
     """Several side by side, each of unit length."""
-    return lambda studies: [
-        np.concatenate([_unit(part) for part in parts], 1)
-        for parts in zip(*(embed(studies) for embed in embeddings), strict=True)
-    ]
+    return lambda studies: [join_unit(*parts) for parts in zip(*(embed(studies) for embed in embeddings), strict=True)]
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return join_unit(vectors)
 
 
 def shared_cells(reference: Study, query: Study, seed: int) -> tuple[Study, Study, list[str]]:
@@ -110,17 +104,39 @@ def shared_cells(reference: Study, query: Study, seed: int) -> tuple[Study, Stud
     return taken[0], taken[1], shared
 
 
-def transfer(embed: Embedding, reference: Study, query: Study, seed: int = 0) -> dict[str, float]:
-    """Macro-F1 of 15 nearest neighbours by cosine (mean of draws of 80 % of the reference), mixing and purity."""
+def transfer(embed: Embedding, reference: Study, query: Study, seed: int = 0) -> dict[str, Any]:
+    """Macro-F1 of 15 nearest neighbours by cosine (mean of draws of 80 % of the reference), mixing and purity.
+
+    ``resampled`` has the macro-F1 of bootstrap samples of the query's cells, which are the same for every embedding.
+    """
     first, second, shared = shared_cells(reference, query, seed)
     vectors = [_unit(np.asarray(part, np.float32)) for part in embed([first, second])]
     random = np.random.default_rng(seed)
-    scores = []
+    told = []
     for _ in range(N_DRAWS):
         rows = random.choice(len(first.labels), int(0.8 * len(first.labels)), replace=False)
-        told = _vote(vectors[1] @ vectors[0][rows].T, first.labels[rows])
-        scores.append(f1_score(second.labels, told, labels=shared, average="macro", zero_division=0))
-    return {"macro_f1": float(np.mean(scores)), **mixing(vectors, [first.labels, second.labels], shared, random)}
+        told.append(_vote(vectors[1] @ vectors[0][rows].T, first.labels[rows]))
+    times = np.random.default_rng(0).multinomial(
+        len(second.labels), np.full(len(second.labels), 1 / len(second.labels)), N_RESAMPLED
+    )
+    weights = np.concatenate([np.ones((1, len(second.labels))), times])
+    scores = np.mean([macro_f1(second.labels, one, shared, weights) for one in told], 0)
+    return {
+        "macro_f1": float(scores[0]),
+        "resampled": scores[1:],
+        **mixing(vectors, [first.labels, second.labels], shared, random),
+    }
+
+
+def macro_f1(
+    wanted: NDArray[np.str_], found: NDArray[np.str_], classes: Sequence[str], weights: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Mean of the classes' F1, with cells counted by each line of weights, (n_lines, n_cells) -> (n_lines,)."""
+    each = []
+    for word in classes:
+        right = weights @ ((wanted == word) & (found == word))
+        each.append(2 * right / np.maximum(weights @ (wanted == word) + weights @ (found == word), 1e-9))
+    return np.mean(each, 0)
 
 
 def _vote(similarity: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.str_]:

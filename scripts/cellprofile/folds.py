@@ -30,24 +30,25 @@ RETINA = ("retina@donor_1", "retina@donor_3")
 LINES = ("lines@Drop-seq", "lines@CEL-seq2")
 FOLDS = {
     "A": Fold(
-        ("sorted", "retina", "ifnb"),
+        ("sorted", "retina", "ifnb", "pollen"),
         (("pbmc3k", "sorted"), ("pbmc3k", "ifnb"), ("choroid", "tnbc"), ("choroid", "retina"), RETINA),
         ("sorted", "ifnb", "tnbc", "retina"),
     ),
     "B": Fold(
-        ("pbmc3k", "choroid", "lines", "mixtures", "ifnb"),
+        ("pbmc3k", "choroid", "lines", "mixtures", "ifnb", "pollen"),
         (("sorted", "pbmc3k"), ("ifnb", "pbmc3k"), ("sorted", "ifnb"), ("retina", "choroid"), LINES),
         ("pbmc3k", "choroid", "lines"),
     ),
     "C": Fold(
-        ("ifnb", "retina@donor_3", "lines@CEL-seq2", "mixtures"),
+        ("ifnb", "retina@donor_3", "lines@CEL-seq2", "mixtures", "pollen"),
         (("pbmc3k", "ifnb"), ("sorted", "ifnb"), RETINA, LINES),
         ("ifnb",),
     ),
-    # The model that ships: what it is measured on in its card was never seen.
+    # The model that ships learns from all that may be shipped, but for the cells of the quickstart: tissues are what it
+    # lacks.
     "shipped": Fold(
-        ("pbmc3k", "lines", "mixtures"),
-        (("sorted", "pbmc3k"), ("ifnb", "pbmc3k"), ("choroid", "tnbc"), LINES),
-        ("pbmc3k", "tnbc", "lines", "pollen"),
+        ("pbmc3k",),
+        (("sorted", "pbmc3k"), ("ifnb", "pbmc3k"), ("choroid", "tnbc")),
+        ("pbmc3k", "tnbc"),
     ),
 }

@@ -1,7 +1,7 @@
 """Train with a fold left out, measure beside the baselines, and keep the model if asked.
 
-Usage: python scripts/cellprofile/measure.py --fold A [--seed 0] [--shared ../shared] [--json build/cellprofile.jsonl]
-           [--save scfm_hf/models/cellprofile/shipped/cellprofile-human]
+Usage: python scripts/cellprofile/measure.py --fold A [--seeds 0 1 2] [--shared ../shared]
+           [--json build/cellprofile.jsonl] [--save scfm_hf/models/cellprofile/shipped/cellprofile-human]
 """
 
 from __future__ import annotations
@@ -13,17 +13,30 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from corpus import SETS, Study, read_corpus
-from evaluate import UNIT_SCALE, few_labels, highly_variable_pca, joined, log_counts, of_model, transfer
-from folds import FOLDS
-from train import STEPS, parts_of, train
+from evaluate import (
+    UNIT_SCALE,
+    Embedding,
+    corpus_svd,
+    few_labels,
+    highly_variable_pca,
+    joined,
+    log_counts,
+    of_model,
+    transfer,
+)
+from folds import FOLDS, Fold
+from train import STEPS, parts_of, prepare, train
 
 from scfm_hf import CellTokenizer, GeneVocabulary
+from scfm_hf.models.cellprofile.configuration_cellprofile import CellProfileConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gene_choice import Choice
 
     from scfm_hf.models.cellprofile.modeling_cellprofile import CellProfileModel
@@ -64,59 +77,113 @@ def save(model: CellProfileModel, genes: list[str], choice: Choice, folder: Path
 
 
 def main() -> None:
-    """Train, measure, print and append."""
+    """Train with each seed, measure beside the baselines, print and append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fold", choices=sorted(FOLDS), required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[3] / "shared")
     parser.add_argument("--json", type=Path, default=Path("build/cellprofile.jsonl"))
-    parser.add_argument("--save", type=Path, help="keep encoder and tokenizer in this folder, in half precision")
+    parser.add_argument(
+        "--save", type=Path, help="keep encoder and tokenizer of the first seed here, in half precision"
+    )
     options = parser.parse_args()
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "scikit-learn", "numpy"))
     print(f"{platform.machine()}, Python {platform.python_version()}, {libraries}")
     genes, corpus = read_corpus(options.shared / "data")
     fold = FOLDS[options.fold]
+    studies = training_studies(corpus, fold.left_out)
+    config = CellProfileConfig()
     start = time.process_time()
-    model, choice = train(training_studies(corpus, fold.left_out), seed=options.seed, steps=options.steps)
-    print(f"trained in {time.process_time() - start:.0f} s of processor time")
-    if options.save:
-        save(model.cellprofile, [genes[column] for column in choice.columns], choice, options.save)
-    both = highly_variable_pca(see_query=True)
-    body = model.cellprofile
-    ways = {
-        "CellProfile": of_model(body, choice),
-        "learned part alone": of_model(body, choice, "learned"),
-        "factors (corpus SVD)": of_model(body, choice, "factors"),
-        "HVG + PCA, reference": highly_variable_pca(see_query=False),
-        "HVG + PCA, reference + query": both,
-        "factors joined with HVG + PCA": joined(of_model(body, choice, "factors"), both),
-        "CellProfile joined with HVG + PCA": joined(of_model(body, choice), both),
-    }
-    lines = []
-    for way, embed in ways.items():
-        found = [transfer(embed, part(corpus, first), part(corpus, second)) for first, second in fold.transfers]
-        means = {key: float(np.nanmean([one[key] for one in found])) for key in found[0]}
-        each = " ".join(f"{one['macro_f1']:.2f}" for one in found)
-        print(f"{way:36s}{each} | F1 {means['macro_f1']:.3f} mixing {means['mixing']:.2f} purity {means['purity']:.2f}")
-        lines.append({"measure": "transfer", "way": way, "each": [one["macro_f1"] for one in found], **means})
-    few = {
-        "CellProfile": of_model(body, choice, scale=UNIT_SCALE),
-        "log counts": log_counts,
-        "HVG + PCA of the file": highly_variable_pca(see_query=False),
-        "CellProfile joined with HVG + PCA": lambda studies: [
-            UNIT_SCALE * one for one in ways[list(ways)[-1]](studies)
-        ],
-    }
-    for way, embed in few.items():
-        table = np.array([few_labels(embed, part(corpus, name)) for name in fold.few_labels])
-        shown = " / ".join(f"{mean:.3f}" for mean in table.mean(0))
-        print(f"{way:36s}macro-F1 at 1 / 5 / 10 / 20 labels: {shown}")
-        lines.append({"measure": "few labels", "way": way, "means": table.mean(0).tolist(), "each": table.tolist()})
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    with options.json.open("a", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps({"fold": options.fold, "seed": options.seed, **line}) + "\n")
+    choice, maps = prepare(studies, config)
+    print(f"genes and linear maps: {time.process_time() - start:.0f} s of processor time", flush=True)
+    both = kept(highly_variable_pca(see_query=True))
+    svd = corpus_svd(studies, choice)
+    log = Log(options.json, fold, corpus, options.fold)
+    for seed in options.seeds:
+        start = time.process_time()
+        model, figures = train(studies, choice, maps, config, seed=seed, steps=options.steps)
+        busy = figures["training"] / (figures["training"] + figures["waiting"])
+        log.write(
+            {"measure": "training", "seed": seed, "processor_s": time.process_time() - start, "busy": busy, **figures}
+        )
+        body = model.cellprofile
+        if options.save and seed == options.seeds[0]:
+            save(body, [genes[column] for column in choice.columns], choice, options.save)
+        cellprofile = of_model(body, choice)
+        log.transfers("CellProfile", cellprofile, seed)
+        log.transfers("learned part alone", of_model(body, choice, "learned"), seed)
+        log.transfers("CellProfile joined with HVG + PCA", joined(cellprofile, both), seed)
+        log.few_labels("CellProfile", scaled(cellprofile), seed)
+        log.few_labels("CellProfile joined with HVG + PCA", scaled(joined(cellprofile, both)), seed)
+    log.transfers("linear maps alone", joined(of_model(body, choice, "factors"), of_model(body, choice, "sketch")))
+    log.transfers("corpus SVD", svd)
+    log.transfers("HVG + PCA, reference", highly_variable_pca(see_query=False))
+    log.transfers("HVG + PCA, reference + query", both)
+    log.transfers("corpus SVD joined with HVG + PCA", joined(svd, both))
+    log.few_labels("HVG + PCA of the file", both)
+    log.few_labels(
+        "linear maps alone", scaled(joined(of_model(body, choice, "factors"), of_model(body, choice, "sketch")))
+    )
+    log.few_labels("corpus SVD joined with HVG + PCA", scaled(joined(svd, both)))
+    log.few_labels("log counts", log_counts)
+
+
+class Log:
+    """Measures ways to embed, prints, and appends a line of JSON to a file as soon as it is known."""
+
+    def __init__(self, path: Path, fold: Fold, corpus: dict[str, Study], name: str) -> None:
+        self.path, self.fold, self.corpus, self.name = path, fold, corpus, name
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def transfers(self, way: str, embed: Embedding, seed: int | None = None) -> None:
+        """Labels across studies, mixing and purity."""
+        found = [
+            transfer(embed, part(self.corpus, first), part(self.corpus, second))
+            for first, second in self.fold.transfers
+        ]
+        means = {key: float(np.nanmean([one[key] for one in found])) for key in ("macro_f1", "mixing", "purity")}
+        each = [one["macro_f1"] for one in found]
+        resampled = np.mean([one["resampled"] for one in found], 0).round(4).tolist()
+        self.write({"measure": "transfer", "way": way, "seed": seed, **means, "each": each, "resampled": resampled})
+
+    def few_labels(self, way: str, embed: Embedding, seed: int | None = None) -> None:
+        """Logistic regression on few labels a class."""
+        table = np.array([few_labels(embed, part(self.corpus, name)) for name in self.fold.few_labels])
+        self.write(
+            {"measure": "few labels", "way": way, "seed": seed, "means": table.mean(0).tolist(), "each": table.tolist()}
+        )
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Print without what is long, and append."""
+        short = {key: _short(value) for key, value in line.items() if key != "resampled"}
+        print(self.name, *(f"{key}={value}" for key, value in short.items()), flush=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"fold": self.name, **line}) + "\n")
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_short(one) for one in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def scaled(embed: Embedding) -> Embedding:
+    """As strong as a logistic regression wants vectors of unit length."""
+    return lambda studies: [UNIT_SCALE * one for one in embed(studies)]
+
+
+def kept(embed: Embedding) -> Embedding:
+    """Remembers what it made of the same cells, which no seed changes."""
+    made: dict[tuple[float, ...], list[Any]] = {}
+
+    def remembered(studies: Sequence[Study]) -> list[Any]:
+        key = tuple(float(study.totals @ np.arange(len(study.totals))) for study in studies)
+        if key not in made:
+            made[key] = embed(studies)
+        return made[key]
+
+    return remembered
 
 
 if __name__ == "__main__":

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from corpus import COARSE
-from gene_choice import FLOOR, LARGEST, Choice, choose_genes, directions
+from gene_choice import FLOOR, LARGEST, Choice, choose_genes
+from linear_maps import LinearMaps, find_linear_maps
+from scipy import sparse
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
 from scfm_hf.models.cellprofile.configuration_cellprofile import CellProfileConfig
 from scfm_hf.models.cellprofile.pretraining_cellprofile import CellProfileForPreTraining
+from scfm_hf.tasks.own_components import log_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,9 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-N_GENES = 8000
-CELLS_A_STEP = 160
-STEPS = 400
+CELLS_A_STEP = 128
+STEPS = 200
 LEARNING_RATE = 1e-3
 #: Views: least share of the molecules kept, share of the entries dropped, spread of the gain of a gene (log), how often
 #: and up to which share genes are hidden as if a panel had not measured them.
@@ -45,9 +48,9 @@ class Views(IterableDataset[dict[str, Any]]):
     """
 
     def __init__(self, studies: Sequence[Study], choice: Choice, seed: int) -> None:
-        self.counts = [study.counts[:, choice.columns].toarray() for study in studies]
+        self.counts = [sparse.csr_array(study.counts[:, choice.columns]) for study in studies]
         self.totals = [study.totals for study in studies]
-        self.measured = np.array([study.measured[choice.columns] for study in studies])
+        self.measured = np.array([study.measured[choice.columns] for study in studies], np.float32)
         self.scale = (1 / (choice.deviation + FLOOR)).astype(np.float32)
         self.seed = seed
         words = sorted({word for study in studies for word in study.labels} - {""})
@@ -64,46 +67,54 @@ class Views(IterableDataset[dict[str, Any]]):
             yield self._batch(random)
 
     def _batch(self, random: np.random.Generator) -> dict[str, Any]:
-        chosen = random.choice(len(self.counts), CELLS_A_STEP, p=self.shares)
-        cells = [(study, random.integers(len(self.totals[study]))) for study in chosen]
-        counts = np.array([self.counts[study][cell] for study, cell in cells])
-        totals = np.array([self.totals[study][cell] for study, cell in cells])
-        labels = np.array([self.labels[study][cell] for study, cell in cells])
-        coarse = np.array([self.coarse[study][cell] for study, cell in cells])
-        views = np.concatenate([self._view(counts, totals, random) for _ in range(2)])
+        chosen = np.sort(random.choice(len(self.counts), CELLS_A_STEP, p=self.shares))
+        groups = [
+            (study, random.integers(len(self.totals[study]), size=(chosen == study).sum()))
+            for study in np.unique(chosen)
+        ]
+        counts = sparse.csr_array(sparse.vstack([self.counts[study][cells] for study, cells in groups]))
+        totals = np.concatenate([self.totals[study][cells] for study, cells in groups])
+        labels = np.concatenate([self.labels[study][cells] for study, cells in groups])
+        coarse = np.concatenate([self.coarse[study][cells] for study, cells in groups])
+        views = sparse.vstack([self._view(counts, totals, random) for _ in range(2)])
         return {
             **tokens_of(views),
             "labels": torch.from_numpy(np.tile(labels, 2)),
             "coarse_classes": torch.from_numpy(np.tile(coarse, 2)),
             "view_of": torch.arange(CELLS_A_STEP).repeat(2),
             "studies": torch.from_numpy(np.tile(chosen, 2)),
-            "whole_values": _with_padding(np.tile(self._values(counts, totals), (2, 1))),
-            "measured": _with_padding(np.tile(self.measured[chosen].astype(np.float32), (2, 1))),
+            # Told back from the first view alone, which costs half as much.
+            "whole_values": _with_padding(self._values(counts, totals).toarray()),
+            "measured": _with_padding(self.measured[chosen]),
         }
 
-    def _view(self, counts: NDArray[np.float32], totals: NDArray[np.float32], random: np.random.Generator) -> Any:
+    def _view(self, counts: sparse.csr_array, totals: NDArray[np.float32], random: np.random.Generator) -> Any:
         """Thin the molecules, drop entries, change the gain of genes, and hide some as a panel would."""
-        kept = np.exp(random.uniform(np.log(THINNED_TO), 0, len(counts)))
-        view = random.binomial(counts.astype(np.int64), kept[:, None]).astype(np.float32)
-        view *= random.random(view.shape, dtype=np.float32) > DROPPED
-        view *= np.exp(GAIN * random.standard_normal(view.shape[1])).astype(np.float32)
-        if random.random() < PANELS:
-            view *= random.random(view.shape[1]) > random.uniform(0, HIDDEN)
-        return self._values(view, totals * kept)
-
-    def _values(self, counts: NDArray[np.float32], totals: NDArray[Any]) -> NDArray[np.float32]:
-        return np.minimum(np.log1p(counts * (1e4 / np.maximum(totals, 1))[:, None]) * self.scale, LARGEST).astype(
+        kept = np.exp(random.uniform(np.log(THINNED_TO), 0, counts.shape[0]))
+        view = counts.copy()
+        view.data = random.binomial(counts.data.astype(np.int64), np.repeat(kept, np.diff(counts.indptr))).astype(
             np.float32
         )
+        view.data *= random.random(len(view.data), dtype=np.float32) > DROPPED
+        gain = np.exp(GAIN * random.standard_normal(view.shape[1]))
+        if random.random() < PANELS:
+            gain *= random.random(view.shape[1]) > random.uniform(0, HIDDEN)
+        view.data *= gain.astype(np.float32)[view.indices]
+        return self._values(view, totals * kept)
+
+    def _values(self, counts: sparse.csr_array, totals: NDArray[Any]) -> sparse.csr_array:
+        values = log_values(counts, totals)
+        values.data = np.minimum(values.data * self.scale[values.indices], LARGEST)
+        values.eliminate_zeros()
+        return values
 
 
-def tokens_of(values: NDArray[np.float32]) -> dict[str, Tensor]:
+def tokens_of(values: sparse.csr_array) -> dict[str, Tensor]:
     """Expressed genes and their values, padded; gene 0 of the vocabulary is padding."""
-    lengths = (values > 0).sum(1)
+    lengths = np.diff(values.indptr)
     real = np.arange(lengths.max()) < lengths[:, None]
-    rows, columns = np.nonzero(values)
     ids, found = np.zeros(real.shape, np.int64), np.zeros(real.shape, np.float32)
-    ids[real], found[real] = columns + 1, values[rows, columns]
+    ids[real], found[real] = values.indices + 1, values.data
     return {
         "input_ids": torch.from_numpy(ids),
         "values": torch.from_numpy(found),
@@ -120,22 +131,39 @@ def parts_of(study: Study) -> list[Study]:
     return [study.take(study.parts == part) for part in np.unique(study.parts)]
 
 
-def train(studies: Sequence[Study], *, seed: int, steps: int = STEPS) -> tuple[CellProfileForPreTraining, Choice]:
-    """Choose genes, find directions, and train; everything from the studies given."""
-    choice = choose_genes(studies, N_GENES)
-    config = CellProfileConfig(vocab_size=N_GENES + 1)
+def prepare(studies: Sequence[Study], config: CellProfileConfig) -> tuple[Choice, LinearMaps]:
+    """Genes and linear maps: all that no seed changes."""
+    choice = choose_genes(studies, config.vocab_size - 1)
+    sizes = {name: getattr(config, name) for name in ("hidden_size", "factor_size", "sketch_size")}
+    return choice, find_linear_maps(studies, choice, **sizes)
+
+
+def train(
+    studies: Sequence[Study],
+    choice: Choice,
+    maps: LinearMaps,
+    config: CellProfileConfig,
+    *,
+    seed: int,
+    steps: int = STEPS,
+) -> tuple[CellProfileForPreTraining, dict[str, float]]:
+    """Train the encoder from where the linear maps let it start, and put them beside it; and what :func:`fit` gives."""
     torch.manual_seed(seed)
-    model = CellProfileForPreTraining(config)
-    maps = directions(studies, choice, config.hidden_size)
-    sketch = np.random.default_rng(0).standard_normal((N_GENES, config.sketch_size)) / config.sketch_size**0.5
-    lines = np.concatenate([0.1 * maps, maps[:, : config.factor_size], sketch], axis=1).astype(np.float32)
+    # What is not trained would only cost time: a model without the linear maps is trained.
+    small = CellProfileConfig(**{**config.to_dict(), "factor_size": 1, "sketch_size": 1})
+    model = CellProfileForPreTraining(small)
     with torch.no_grad():
-        model.cellprofile.genes.weight[1:] = torch.from_numpy(lines)
-    # The linear maps get no gradient; without weight decay they stay as they are.
+        model.cellprofile.genes.weight[1:, : config.hidden_size] = torch.from_numpy(maps.start)
+    figures = fit(model, Views(studies, choice, seed), seed=seed, steps=steps)
+    return _with_maps(model, config, maps), figures
+
+
+def fit(model: CellProfileForPreTraining, views: Views, *, seed: int, steps: int) -> dict[str, float]:
+    """Train with the stock Trainer; seconds in all and of waiting for data, and the loss at first and last."""
     table = [model.cellprofile.genes.weight]
     others = [parameter for name, parameter in model.named_parameters() if name != "cellprofile.genes.weight"]
     groups = [{"params": table, "weight_decay": 0.0}, {"params": others, "weight_decay": 0.02}]
-    optimizer = torch.optim.AdamW(groups, LEARNING_RATE)
+    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -146,16 +174,56 @@ def train(studies: Sequence[Study], *, seed: int, steps: int = STEPS) -> tuple[C
             use_cpu=True,
             report_to="none",
             save_strategy="no",
-            logging_steps=50,
+            logging_steps=max(1, min(50, steps // 4)),
+            dataloader_num_workers=1,
+            dataloader_prefetch_factor=4,
             dataloader_pin_memory=False,
             remove_unused_columns=False,
+            disable_tqdm=True,
             seed=seed,
         )
-        Trainer(
-            model,
-            arguments,
-            train_dataset=Views(studies, choice, seed),
-            data_collator=lambda batches: batches[0],
-            optimizers=(optimizer, schedule),
-        ).train()
-    return model.eval(), choice
+        trainer = MeasuringTrainer(
+            model, arguments, train_dataset=views, data_collator=_first, optimizers=(optimizer, schedule)
+        )
+        trainer.train()
+    model.eval()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return {**trainer.seconds, "first_loss": float(losses[0]), "last_loss": float(losses[-1])}
+
+
+class MeasuringTrainer(Trainer):
+    """Trainer that adds up how long it waits for data."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.seconds = {"training": 0.0, "waiting": 0.0}
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        start = time.perf_counter()
+        loss = super().training_step(*arguments, **options)
+        self.seconds["training"] += time.perf_counter() - start
+        return loss
+
+    def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        found = super().get_batch_samples(*arguments, **options)
+        self.seconds["waiting"] += time.perf_counter() - start
+        return found
+
+
+def _first(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """A data set of whole batches needs no collation."""
+    return batches[0]
+
+
+def _with_maps(
+    trained: CellProfileForPreTraining, config: CellProfileConfig, maps: LinearMaps
+) -> CellProfileForPreTraining:
+    """The trained encoder with the linear maps beside it."""
+    model = CellProfileForPreTraining(config)
+    state = trained.state_dict()
+    name = "cellprofile.genes.weight"
+    lines = torch.from_numpy(np.concatenate([maps.factors, maps.sketch], axis=1))
+    state[name] = torch.cat([state[name][:, : config.hidden_size], torch.nn.functional.pad(lines, (0, 0, 1, 0))], 1)
+    model.load_state_dict(state)
+    return model.eval()

@@ -30,6 +30,7 @@ COMMANDS = (
     "pretrain",
     "finetune",
     "annotate",
+    "integrate",
     "push",
     "pull",
     "doctor",
@@ -93,6 +94,17 @@ def test_annotate_labels_by_a_reference(scfm: Scfm, cells: Path, model: Path, tm
         anndata.read_h5ad(cells), str(model), reference=anndata.read_h5ad(cells), progress=False
     )
     assert list(written.obs["cell_type_predicted"]) == list(expected.obs["cell_type_predicted"])
+
+
+def test_joined_features_are_named_on_the_command_line(scfm: Scfm, cells: Path, model: Path, tmp_path: Path) -> None:
+    done = scfm("integrate", cells, "--model", model, "--mode", "joined", "-o", tmp_path / "space.h5ad")
+    assert done.exit_code == 0, done.stderr
+    written = anndata.read_h5ad(tmp_path / "space.h5ad")
+    assert written.uns["scfm"]["integrate"]["options"]["mode"] == "joined"
+    given = ["--reference", cells, "--features", "joined", "-o", tmp_path / "labels.h5ad"]
+    assert scfm("annotate", cells, "--model", model, *given).exit_code == 0
+    written = anndata.read_h5ad(tmp_path / "labels.h5ad")
+    assert written.uns["scfm"]["annotate"]["options"]["features"] == "joined"
 
 
 def test_a_fine_tuned_adapter_labels_cells(scfm: Scfm, cells: Path, model: Path, tmp_path: Path) -> None:

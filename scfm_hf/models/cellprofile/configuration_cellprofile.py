@@ -45,7 +45,7 @@ class CellProfileConfig(CellConfig):
     num_hidden_layers: int = 2
     output_size: int = 128
     factor_size: int = 64
-    sketch_size: int = 256
+    sketch_size: int = 352
     hidden_dropout_prob: float = 0.1
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02

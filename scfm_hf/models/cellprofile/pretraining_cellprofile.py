@@ -25,7 +25,7 @@ class CellProfilePreTrainingOutput(ModelOutput):
     loss
         Contrastive loss plus the weighted reconstruction, scalar; only with ``labels``.
     reconstruction
-        Values of all genes told from the learned part, (n_cells, vocab_size).
+        Values of all genes told from the learned part, (n_cells, vocab_size); with ``whole_values`` only of those.
     losses
         The parts of ``loss``: ``contrast`` and ``reconstruction``.
     """
@@ -100,13 +100,13 @@ class CellProfileForPreTraining(CellProfilePreTrainedModel):
             None: all of one study.
         whole_values, measured
             Values of the genes, in the order of the vocabulary, before a view was made, and 1 where the study measured
-            them, (n_views, n_genes); None: the reconstruction has no loss.
+            them, (n_told, n_genes); they may be of the first views alone. None: the reconstruction has no loss.
         output_hidden_states
             Return the states of all layers.
         """
         encoded = self.cellprofile(input_ids, values, attention_mask, inputs_embeds, output_hidden_states)
         learned = encoded.last_hidden_state
-        reconstruction = self.decoder(learned)
+        reconstruction = self.decoder(learned if whole_values is None else learned[: len(whole_values)])
         loss, losses = None, None
         if labels is not None:
             losses = {

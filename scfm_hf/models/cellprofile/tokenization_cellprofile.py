@@ -39,6 +39,9 @@ class CellProfileScheme(Scheme):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("deviation",)
+    #: The vocabulary is a choice of genes that tell cells apart: neither most genes of a file nor most of its counts,
+    #: which are of ribosomes and mitochondria.
+    min_overlap: ClassVar[float] = 0.1
 
     def __init__(
         self,

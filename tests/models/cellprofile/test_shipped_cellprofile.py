@@ -52,11 +52,9 @@ def test_a_fresh_process_without_a_network_loads_it() -> None:
 
 
 def test_its_embedding_is_that_of_the_cell_alone(human_pbmc: anndata.AnnData) -> None:
-    vectors = embed(human_pbmc, MODEL, gene_column="ensembl_id", min_overlap=0.1, progress=False).obsm["X_cellprofile"]
-    alone = embed(human_pbmc[5:6].copy(), MODEL, gene_column="ensembl_id", min_overlap=0.1, progress=False).obsm[
-        "X_cellprofile"
-    ]
-    assert vectors.shape == (72, 448)
+    vectors = embed(human_pbmc, MODEL, progress=False).obsm["X_cellprofile"]
+    alone = embed(human_pbmc[5:6].copy(), MODEL, progress=False).obsm["X_cellprofile"]
+    assert vectors.shape == (72, 128 + 64 + AutoConfig.from_pretrained(MODEL).sketch_size)
     assert np.abs(alone - vectors[5:6]).max() < 1e-5
     assert np.allclose(np.linalg.norm(vectors, axis=1), 3**0.5, atol=1e-4)
 
@@ -66,7 +64,23 @@ def test_it_labels_blood_cells_that_it_never_saw(human_pbmc: anndata.AnnData) ->
     cells = human_pbmc[human_pbmc.obs["cell_type"] != "unassigned"].copy()
     order = np.random.default_rng(0).permutation(cells.n_obs)
     reference, query = cells[order[::2]].copy(), cells[order[1::2]].copy()
-    options = {"gene_column": "ensembl_id", "min_overlap": 0.1, "progress": False}
-    labelled = annotate(query, MODEL, reference=reference, n_neighbors=5, key_added="told", **options)
+    labelled = annotate(query, MODEL, reference=reference, n_neighbors=5, key_added="told", progress=False)
     told, known = labelled.obs["told_predicted"].astype(str), query.obs["cell_type"].astype(str)
     assert (told == known).mean() > 0.6
+
+
+def test_names_of_genes_may_be_of_either_kind_with_versions_and_in_any_order(human_pbmc: anndata.AnnData) -> None:
+    expected = embed(human_pbmc, MODEL, progress=False).obsm["X_cellprofile"]
+    renamed = human_pbmc[:, ::-1].copy()
+    renamed.var_names = [f"{name}.{number}" for number, name in enumerate(renamed.var["ensembl_id"].astype(str))]
+    del renamed.var["ensembl_id"]
+    found = embed(renamed, MODEL, progress=False).obsm["X_cellprofile"]
+    assert np.abs(found - expected).max() < 0.02  # A few symbols are those of two ids.
+
+
+def test_a_panel_of_genes_places_cells_near_where_all_genes_do(human_pbmc: anndata.AnnData) -> None:
+    """Every third gene alone: each cell is still nearest to itself, or to a cell of its type."""
+    whole = embed(human_pbmc, MODEL, progress=False).obsm["X_cellprofile"]
+    panel = embed(human_pbmc[:, ::3].copy(), MODEL, progress=False).obsm["X_cellprofile"]
+    types = human_pbmc.obs["cell_type"].astype(str).to_numpy()
+    assert (types[(panel @ whole.T).argmax(1)] == types).mean() > 0.9

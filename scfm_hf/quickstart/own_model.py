@@ -1,79 +1,17 @@
-"""The main job from end to end on real cells: ``python -m scfm_hf.quickstart``.
-
-Counts -> tokens -> a small Geneformer, pretrained -> LoRA with the stock Trainer -> saved, reloaded -> annotation of
-held-out cells, beside a plain baseline. Interrupt it at any time: the next start goes on where it stopped.
-"""
+"""A model of one's own: a small Geneformer, pretrained on the example cells and fine-tuned with LoRA."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from scfm_hf.quickstart.cells import LABELS, READING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
-    from numpy.typing import NDArray
 
     from scfm_hf.tokenization import CellTokenizer
-
-LABELS = "cell_type"
-#: How the example cells are read: genes by Ensembl id; the vocabulary leaves out rare genes, which hold few counts.
-READING: dict[str, Any] = {"gene_column": "ensembl_id", "min_overlap": 0.3}
-
-
-def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Run the quickstart; the options say how long and how large."""
-    options = _parser().parse_args(arguments)
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    train, test = split_cells(options.cells, options.seed)
-    print(f"{train.n_obs} cells to learn from, {test.n_obs} held out, {train.n_vars} genes; {machine()}")
-
-    base = pretrain(train, folder / "base", epochs=options.pretraining_epochs, seed=options.seed, width=options.width)
-    adapter = fine_tune(train, base, folder / "adapter", epochs=options.epochs, seed=options.seed)
-    annotated = annotate_and_draw(test, base, adapter, folder)
-    figures = {
-        "fine-tuned with LoRA": scores(annotated.obs[LABELS], annotated.obs[f"{LABELS}_predicted"]),
-        "logistic regression on log counts": scores(test.obs[LABELS], baseline(train, test, options.seed)),
-    }
-    report(figures, folder)
-    return figures
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", default="quickstart-results", help="folder of the results")
-    parser.add_argument("--cells", type=int, default=None, help="use only so many cells (for a quick look)")
-    parser.add_argument("--pretraining-epochs", type=float, default=10)
-    parser.add_argument("--epochs", type=float, default=7, help="epochs of fine-tuning")
-    parser.add_argument("--width", type=int, default=64, help="hidden size of the model")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
-
-
-def split_cells(n_cells: int | None, seed: int) -> tuple[AnnData, AnnData]:
-    """The labelled example cells, four fifths to learn from, the rest held out, by class."""
-    from sklearn.model_selection import train_test_split
-
-    from scfm_hf.data.examples import load_example
-
-    adata = load_example("pbmc3k")
-    known = adata.obs[LABELS].notna() & (adata.obs[LABELS].astype(str) != "unassigned")
-    adata = adata[known].copy()
-    adata.obs[LABELS] = adata.obs[LABELS].cat.remove_unused_categories()
-    if n_cells is not None and n_cells < adata.n_obs:
-        kept, _ = train_test_split(
-            np.arange(adata.n_obs), train_size=n_cells, stratify=adata.obs[LABELS], random_state=seed
-        )
-        adata = adata[np.sort(kept)].copy()
-    rows = np.arange(adata.n_obs)
-    train, test = train_test_split(rows, test_size=0.2, stratify=adata.obs[LABELS], random_state=seed)
-    return adata[np.sort(train)].copy(), adata[np.sort(test)].copy()
 
 
 def pretrain(train: AnnData, folder: Path, *, epochs: float, seed: int, width: int) -> Path:
@@ -182,52 +120,6 @@ def draw(adata: AnnData, path: Path) -> None:
     plt.close(figure)
 
 
-def baseline(train: AnnData, test: AnnData, seed: int) -> NDArray[Any]:
-    """Labels by logistic regression on log-normalised counts of all genes."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import MaxAbsScaler, normalize
-
-    def log_counts(adata: AnnData) -> Any:
-        values = normalize(adata.X, norm="l1") * 1e4
-        values.data = np.log1p(values.data)
-        return values
-
-    scaler = MaxAbsScaler().fit(log_counts(train))
-    model = LogisticRegression(max_iter=1000, random_state=seed).fit(
-        scaler.transform(log_counts(train)), train.obs[LABELS]
-    )
-    return model.predict(scaler.transform(log_counts(test)))
-
-
-def scores(wanted: Any, found: Any) -> dict[str, float]:
-    """Accuracy and macro-F1."""
-    from sklearn.metrics import accuracy_score, f1_score
-
-    wanted, found = np.asarray(wanted, str), np.asarray(found, str)
-    return {
-        "accuracy": float(accuracy_score(wanted, found)),
-        "macro_f1": float(f1_score(wanted, found, average="macro")),
-    }
-
-
-def report(figures: dict[str, dict[str, float]], folder: Path) -> None:
-    """Print the figures, and leave them as JSON."""
-    print(f"\nheld-out cells{'':<24}accuracy   macro-F1")
-    for name, values in figures.items():
-        print(f"{name:<38}{values['accuracy']:>8.3f}   {values['macro_f1']:>8.3f}")
-    print(
-        "\nA model that has seen 2,000 cells is an example, not a foundation model: the baseline is there to say so.\n"
-        f"Results in {folder}: annotated.h5ad, umap.png, the model in base, the adapter in adapter"
-    )
-    (folder / "figures.json").write_text(json.dumps({"figures": figures, "machine": machine()}, indent=2) + "\n")
-
-
-def machine() -> str:
-    """Processor and versions, for whoever compares numbers."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "numpy"))
-    return f"{platform.machine()}, Python {platform.python_version()}, {libraries}"
-
-
 def _training_arguments(folder: Path, seed: int, **options: Any) -> Any:
     from transformers import TrainingArguments
 
@@ -252,7 +144,3 @@ def _last(folder: Path) -> str | None:
     from transformers.trainer_utils import get_last_checkpoint
 
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
-if __name__ == "__main__":
-    main()
