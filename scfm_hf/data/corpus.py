@@ -10,12 +10,13 @@ import pandas as pd
 
 from scfm_hf.cells import choose_gene_column
 from scfm_hf.cells.matrix import names_in
+from scfm_hf.data.annotation import CellAnnotation
 from scfm_hf.data.cell_files import StoredCells, find_cell_files
 from scfm_hf.data.corpus_file import CorpusFile, Reading, corpus_file, row_lengths, sampled_cells
 from scfm_hf.data.counts import counts_of
 from scfm_hf.data.order import CorpusOrder, LengthBuckets
 from scfm_hf.data.sampling import balanced_weights
-from scfm_hf.data.stream import CellAnnotation, CellStream
+from scfm_hf.data.stream import CellStream
 from scfm_hf.data.window_reader import Encoder, WindowReader
 from scfm_hf.errors import CorpusError
 from scfm_hf.genes import GeneMapper, GeneVocabulary, is_ensembl_id, recognise_id_kind, recognise_species, strip_version

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,38 +23,13 @@ if TYPE_CHECKING:
     import ray
     from numpy.typing import NDArray
 
+    from scfm_hf.data.annotation import CellAnnotation
     from scfm_hf.data.corpus import CorpusReport
     from scfm_hf.data.corpus_file import CorpusFile
     from scfm_hf.data.order import CorpusOrder, EpochOrder
     from scfm_hf.data.trainer_position import StreamPosition
     from scfm_hf.data.window_reader import Cells, WindowReader
     from scfm_hf.genes import GeneVocabulary
-
-
-@dataclass(frozen=True, eq=False)
-class CellAnnotation:
-    """A column of obs over all cells of a corpus.
-
-    Parameters
-    ----------
-    values
-        One a cell, (n_cells,): numbers, or codes of ``names``.
-    names
-        What codes stand for; None for numbers.
-    as_code
-        Whether cells get the code, as labels do, or the name.
-    """
-
-    values: NDArray[Any]
-    names: tuple[str, ...] | None = None
-    as_code: bool = False
-
-    def of(self, cells: NDArray[np.int64]) -> list[Any]:
-        """Values of some cells, in plain types; a missing name is None."""
-        values = self.values[cells].tolist()
-        if self.names is None or self.as_code:
-            return values
-        return [self.names[code] if code >= 0 else None for code in values]
 
 
 class CellStream(IterableDataset):  # type: ignore[type-arg]
