@@ -290,15 +290,29 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
 
     def window_of(self, number: int) -> Iterator[dict[str, Any]]:
         """All cells of one window of the epoch, whatever the rank and worker."""
-        window = self._epoch_order(self._epoch).window(number)
-        cells, emitted = self._read(window, np.arange(len(window)))
-        for row in emitted.tolist():
-            yield {name: entries[row] for name, entries in cells.items()}
+        cells = self.read(self.window(number))
+        for row in zip(*cells.values(), strict=True):
+            yield dict(zip(cells, row, strict=True))
 
     @property
     def n_windows(self) -> int:
         """Windows of the epoch."""
         return self._epoch_order(self._epoch).n_windows
+
+    def window(self, number: int) -> Window:
+        """One window of the epoch."""
+        return self._epoch_order(self._epoch).window(number)
+
+    @property
+    def stored_blocks(self) -> Blocks:
+        """The cells in the order of the files, by blocks."""
+        return self._order.blocks
+
+    def read(self, window: Window) -> Cells:
+        """What a window gives, in its order: by name one entry a cell."""
+        cells, emitted = self._read(window, np.arange(len(window)))
+        rows = emitted.tolist()
+        return {name: [entries[row] for row in rows] for name, entries in cells.items()}
 
     def _windows(self) -> Iterator[tuple[Window, NDArray[np.int64], Cells, NDArray[np.int64]]]:
         """Each window with the places that are this consumer's, what was read, and which row each place gives."""
