@@ -268,3 +268,23 @@ def test_yaml_is_read_and_numbers_with_exponents_are_numbers(tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text("output: [")
     with pytest.raises(ConfigurationError, match="is no YAML"):
         PretrainingConfig.read(tmp_path / "config.yaml")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        {"metadata_tokens": {"columns": ["cell_type"]}},
+        {"masked_gene": {}, "adversarial_batch": {"column": "cell_type", "weight": 0.1}},
+        {"contrastive": {}},
+        {"next_gene": {}, "multi_task": {"columns": ["cell_type"]}},
+    ],
+    ids=lambda objectives: "+".join(objectives),
+)
+def test_mixtures_run_from_a_configuration(objectives: dict[str, Any], tmp_path: Path) -> None:
+    result = pretrain(config(tmp_path, objectives=objectives, training__max_steps=3))
+    for name in objectives:
+        assert np.isfinite(result.metrics[f"eval_loss_{name}"])
+    assert AutoModel.from_pretrained(result.output).config.vocab_size == len(
+        AutoTokenizer.from_pretrained(result.output)
+    )
