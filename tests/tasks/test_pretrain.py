@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -18,9 +19,6 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from scfm_hf import embed, pretrain
 from scfm_hf.errors import ConfigurationError, CorpusError, TrainingError
 from scfm_hf.tasks.pretraining_config import PretrainingConfig
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EPOCH = 7
 
@@ -254,6 +252,14 @@ def test_values_that_only_the_parts_can_judge_are_named_too(tmp_path: Path) -> N
         pretrain(config(tmp_path / "b", tokenizer={"scheme": "cellprofile"}))
     with pytest.raises(CorpusError, match=r"nowhere\.h5ad"):
         pretrain(config(tmp_path / "c", corpus__files="nowhere.h5ad"))
+
+
+def test_the_recipe_for_many_cells_is_a_valid_configuration(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pretraining-at-scale.md").read_text()
+    (tmp_path / "config.yaml").write_text(page.partition("```yaml")[2].partition("```")[0])
+    read = PretrainingConfig.read(tmp_path / "config.yaml")
+    assert read.training["learning_rate"] == 5e-4
+    assert read.corpus_options["balance"] == ["tissue", "cell_type"]
 
 
 def test_yaml_is_read_and_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
