@@ -10,6 +10,7 @@ import numpy as np
 from scfm_hf.errors import ConfigurationError
 from scfm_hf.genes import GeneVocabulary
 from scfm_hf.tasks.pretraining_genes import counts_of_corpus, grow, with_new_genes
+from scfm_hf.tokenization import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,6 +111,8 @@ def gene_statistics(
     n_cells, ids, values, seen = np.zeros(n_genes, np.int64), [], [], 0
     for batch in corpus.batches(1024):
         genes, counts = batch["gene_ids"], batch["counts"]
+        assert isinstance(genes, Ragged)
+        assert isinstance(counts, Ragged)
         n_cells += np.bincount(genes.values, minlength=n_genes)
         if medians and seen < _CELLS_FOR_MEDIANS:
             totals = np.add.reduceat(np.append(counts.values, 0), counts.offsets[:-1])
