@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from scfm_hf.data.order import Blocks, Window
 from scfm_hf.data.rank_share import RankShare
 from scfm_hf.data.sampling import repeats_in_epoch
+from scfm_hf.data.stream_state import describe_order, refuse_other_files, refuse_other_order
 from scfm_hf.errors import CorpusError
 from scfm_hf.tokenization import Ragged
 from scfm_hf.tokenization.length_buckets import permutation
@@ -181,7 +181,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         return {
             "epoch": self._epoch,
             "offset": min(place if taken is None else int(taken), self.n_cells),
-            "order": self._description(),
+            "order": describe_order(self._order, self.weights),
             "files": [[file.place, file.digest] for file in self.files],
         }
 
@@ -193,14 +193,8 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         CorpusError
             If the files are not those of the state, or are read in another order.
         """
-        self._refuse_other_files(state["files"])
-        if dict(state["order"]) != self._description():
-            now = self._description()
-            different = sorted(name for name in {*now, *state["order"]} if state["order"].get(name) != now.get(name))
-            raise CorpusError(
-                f"The state belongs to another order: {', '.join(different)} differ. Load the corpus with the options "
-                "of the run that is to go on."
-            )
+        refuse_other_files(state["files"], self.files)
+        refuse_other_order(state["order"], describe_order(self._order, self.weights))
         self._epoch, self._start = int(state["epoch"]), int(state["offset"])
         self._place = self._start
 
@@ -366,37 +360,6 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     @property
     def _share(self) -> RankShare:
         return RankShare(self._rank, self._world_size, self.batch_size or 1, self._even_batches)
-
-    def _description(self) -> dict[str, Any]:
-        order = self._order
-        weights = None if self.weights is None else sha256(self.weights.tobytes()).hexdigest()[:16]
-        description = {
-            "seed": order.seed,
-            "block_size": order.block_size,
-            "window_size": order.window_size,
-            "weights": weights,
-        }
-        if len(order) < order.n_cells.sum():
-            description["cells"] = sha256(order.cells.tobytes()).hexdigest()[:16]
-        if order.buckets is not None:
-            sizes = {"batch_size": order.buckets.batch_size, "bucket_batches": order.buckets.bucket_batches}
-            description["buckets"] = sizes | {"longest": int(order.buckets.lengths.max(initial=0))}
-        return description
-
-    def _refuse_other_files(self, files: Sequence[Sequence[str]]) -> None:
-        if len(files) != len(self.files):
-            now = {file.digest for file in self.files}
-            gone = [place for place, digest in files if digest not in now]
-            raise CorpusError(
-                f"The state belongs to a corpus of {len(files)} files, this one has {len(self.files)}. "
-                f"Missing or changed: {', '.join(gone[:3]) or 'none'}. Give the files of the run that is to go on."
-            )
-        changed = [file.place for file, (_, digest) in zip(self.files, files, strict=True) if file.digest != digest]
-        if changed:
-            raise CorpusError(
-                f"{len(changed)} of {len(files)} files are not those of the state (first: {', '.join(changed[:3])}): "
-                "they were changed, or their order is another. Put the old ones back, or start the epoch anew."
-            )
 
 
 def _batch(cells: Cells) -> dict[str, Ragged | NDArray[Any]]:

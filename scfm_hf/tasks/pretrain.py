@@ -28,6 +28,7 @@ DEFAULTS: Mapping[str, Any] = {
     "warmup_steps": 0.05,
     "lr_scheduler_type": "cosine",
     "weight_decay": 0.01,
+    "logging_first_step": True,
     "logging_steps": 50,
     "save_steps": 500,
     "save_total_limit": 2,
@@ -59,7 +60,8 @@ class PretrainingResult:
 
     def __str__(self) -> str:
         losses = [entry["loss"] for entry in self.log if "loss" in entry]
-        text = f"Trained to step {self.log[-1]['step']:,}; loss {losses[0]:.4g} at first, {losses[-1]:.4g} at last."
+        text = f"Trained to step {self.log[-1]['step']:,}"
+        text += f"; loss {losses[0]:.4g} at first, {losses[-1]:.4g} at last." if losses else "."
         if "eval_loss" in self.metrics:
             text += f" On held-out cells: {self.metrics['eval_loss']:.4g}."
         return f"{text} Saved in {self.output}."
@@ -111,6 +113,8 @@ def pretrain(
     set_seed(described.seed)  # fresh weights and heads are drawn
     encoder = parts.make_encoder(described, tokenizer)
     classes = {name: list(column.names or ()) for name, column in train.annotation.items()}
+    if "metadata_tokens" in described.objectives:
+        parts.add_tokens_of_metadata(described, tokenizer, encoder, classes)
     objectives = make_objectives(described.objectives, tokenizer=tokenizer, columns=classes, seed=described.seed)
     trainer = _trainer(objectives, encoder, tokenizer, arguments, train, held_out)
     trainer.train(resume_from_checkpoint=_checkpoint_to_resume(described.run_folder))

@@ -10,9 +10,10 @@ import numpy as np
 from scfm_hf.errors import ConfigurationError
 from scfm_hf.genes import GeneVocabulary
 from scfm_hf.tasks.pretraining_genes import counts_of_corpus, grow, with_new_genes
+from scfm_hf.tokenization import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel
 
@@ -110,6 +111,8 @@ def gene_statistics(
     n_cells, ids, values, seen = np.zeros(n_genes, np.int64), [], [], 0
     for batch in corpus.batches(1024):
         genes, counts = batch["gene_ids"], batch["counts"]
+        assert isinstance(genes, Ragged)
+        assert isinstance(counts, Ragged)
         n_cells += np.bincount(genes.values, minlength=n_genes)
         if medians and seen < _CELLS_FOR_MEDIANS:
             totals = np.add.reduceat(np.append(counts.values, 0), counts.offsets[:-1])
@@ -216,6 +219,17 @@ def family_config(spec: FamilySpec, tokenizer: CellTokenizer, **options: Any) ->
     if tokenizer.model_max_length < 1_000_000:
         implied["max_position_embeddings"] = tokenizer.model_max_length
     return config_class(**{name: value for name, value in implied.items() if name in known} | options)
+
+
+def add_tokens_of_metadata(
+    config: PretrainingConfig, tokenizer: CellTokenizer, encoder: PreTrainedModel, classes: Mapping[str, Sequence[str]]
+) -> None:
+    """Give tokenizer and encoder tokens of the annotations that the objective ``metadata_tokens`` reads, in place."""
+    from scfm_hf.training.objectives.metadata_tokens import add_metadata_tokens
+    from scfm_hf.training.objectives.objective import make_objective
+
+    columns = make_objective("metadata_tokens", config.objectives["metadata_tokens"]).annotations
+    add_metadata_tokens(tokenizer, encoder, {column: classes[column] for column in columns})
 
 
 def _loaded(config: PretrainingConfig) -> PreTrainedModel:

@@ -80,6 +80,8 @@ class Throughput(TrainerCallback, ExportableState):
         saved: Any = state.stateful_callbacks or {}
         total = saved.get(type(self).__name__, {}).get("attributes", {}).get("total") if state.global_step else None
         self.total = Spent(**total) if total else Spent()
+        # Trainer cannot save a callback that the checkpoint to go on from does not have.
+        state.stateful_callbacks = {type(self).__name__: self.state(), **saved}
 
     def fetching(self) -> None:
         """Note that a batch is being waited for."""

@@ -297,8 +297,9 @@ class _Epochs(TrainerCallback):
     ) -> None:
         epoch = int((state.epoch or 0) + 1e-9)
         for part in (self._trainer.data_collator, self._trainer._length_buckets):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+            tell = getattr(part, "set_epoch", None)
+            if tell is not None:
+                tell(epoch)
 
 
 def _offered_callbacks(dataset: Any, given: list[TrainerCallback]) -> list[TrainerCallback]:

@@ -264,7 +264,7 @@ def _like(
         if cells is None:
             raise ValueError('init="neighbours" needs cells=, in which the new genes and known ones are expressed.')
         return _neighbours(cells, genes, old, extended, gene_column)
-    if isinstance(init, str):
+    if not isinstance(init, Mapping):
         raise ValueError(f"init={init!r} is neither 'mean' nor 'neighbours', nor a mapping from genes to known genes.")
     made = []
     for gene in genes:

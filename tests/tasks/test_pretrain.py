@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -18,9 +19,6 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from scfm_hf import embed, pretrain
 from scfm_hf.errors import ConfigurationError, CorpusError, TrainingError
 from scfm_hf.tasks.pretraining_config import PretrainingConfig
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EPOCH = 7
 
@@ -256,6 +254,14 @@ def test_values_that_only_the_parts_can_judge_are_named_too(tmp_path: Path) -> N
         pretrain(config(tmp_path / "c", corpus__files="nowhere.h5ad"))
 
 
+def test_the_recipe_for_many_cells_is_a_valid_configuration(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pretraining-at-scale.md").read_text()
+    (tmp_path / "config.yaml").write_text(page.partition("```yaml")[2].partition("```")[0])
+    read = PretrainingConfig.read(tmp_path / "config.yaml")
+    assert read.training["learning_rate"] == 5e-4
+    assert read.corpus_options["balance"] == ["tissue", "cell_type"]
+
+
 def test_yaml_is_read_and_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         "output: model\ncorpus: {files: [a.h5ad, b.h5ad]}\ntokenizer: {scheme: rank}\nmodel: {family: geneformer}\n"
@@ -268,3 +274,23 @@ def test_yaml_is_read_and_numbers_with_exponents_are_numbers(tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text("output: [")
     with pytest.raises(ConfigurationError, match="is no YAML"):
         PretrainingConfig.read(tmp_path / "config.yaml")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        {"metadata_tokens": {"columns": ["cell_type"]}},
+        {"masked_gene": {}, "adversarial_batch": {"column": "cell_type", "weight": 0.1}},
+        {"contrastive": {}},
+        {"next_gene": {}, "multi_task": {"columns": ["cell_type"]}},
+    ],
+    ids=lambda objectives: "+".join(objectives),
+)
+def test_mixtures_run_from_a_configuration(objectives: dict[str, Any], tmp_path: Path) -> None:
+    result = pretrain(config(tmp_path, objectives=objectives, training__max_steps=3))
+    for name in objectives:
+        assert np.isfinite(result.metrics[f"eval_loss_{name}"])
+    assert AutoModel.from_pretrained(result.output).config.vocab_size == len(
+        AutoTokenizer.from_pretrained(result.output)
+    )
