@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from scfm_hf.data.order import Window
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,7 +31,7 @@ def features(stream: CellStream) -> datasets.Features:
     from datasets import ClassLabel, Features, List, Value
 
     typed: dict[str, Any] = {}
-    for name, (value,) in stream.stored_cells(0, 0, 1).items():
+    for name, (value, *_) in stream.read(Window(stream.stored_blocks[:1], 0, np.arange(1))).items():
         annotation = stream.annotation.get(name)
         if annotation is not None and annotation.names is not None:
             typed[name] = ClassLabel(names=list(annotation.names)) if annotation.as_code else Value("string")
@@ -47,7 +51,6 @@ def arrow_schema(stream: CellStream) -> pa.Schema:
 
 def arrow_table(cells: Cells, schema: pa.Schema) -> pa.Table:
     """Cells as an Arrow table, without a Python list a cell."""
-    import numpy as np
     import pyarrow as pa
 
     columns = []

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scfm_hf.data.interchange import arrow_schema, arrow_table
+from scfm_hf.data.order import Window
 from scfm_hf.errors import MissingExtraError, ScfmError
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from scfm_hf.data.stream import CellStream
 
 #: Rows that a task reads, and hands on, at a time.
-_ROWS_A_BLOCK = 512
+_ROWS_A_TABLE = 512
 
 
 def to_ray(stream: CellStream, *, rows_per_task: int = 4096) -> ray.data.Dataset:
@@ -31,34 +34,24 @@ def to_ray(stream: CellStream, *, rows_per_task: int = 4096) -> ray.data.Dataset
     from ray.data.datasource import Datasource, ReadTask
 
     schema, shared = arrow_schema(stream), ray.put(stream)
-    tasks = [
-        (number, start, min(start + rows_per_task, file.n_cells))
-        for number, file in enumerate(stream.files)
-        for start in range(0, file.n_cells, rows_per_task)
-    ]
+    blocks = stream.stored_blocks
+    size = max(1, rows_per_task // int(blocks.sizes.max()))
 
     class StoredCells(Datasource):
-        """Rows of the files of a corpus."""
+        """The blocks of rows of a corpus."""
 
         def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
-            return [
-                ReadTask(
-                    lambda task=task: _tables(shared, schema, *task),
-                    BlockMetadata(
-                        num_rows=task[2] - task[1],
-                        size_bytes=None,
-                        exec_stats=None,
-                        input_files=(stream.files[task[0]].place,),
-                    ),
-                    schema=schema,
-                )
-                for task in tasks
-            ]
+            return [self._task(first, min(first + size, len(blocks))) for first in range(0, len(blocks), size)]
+
+        def _task(self, first: int, last: int) -> ReadTask:
+            rows = int(blocks[slice(first, last)].sizes.sum())
+            metadata = BlockMetadata(num_rows=rows, size_bytes=None, exec_stats=None, input_files=None)
+            return ReadTask(lambda: _tables(shared, schema, first, last), metadata, schema=schema)
 
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 
-    return ray.data.read_datasource(StoredCells(), override_num_blocks=len(tasks))
+    return ray.data.read_datasource(StoredCells(), override_num_blocks=-(-len(blocks) // size))
 
 
 def map_on_ray(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -129,9 +122,11 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
 
 
-def _tables(shared: Any, schema: pa.Schema, file: int, start: int, stop: int) -> Iterator[pa.Table]:
+def _tables(shared: Any, schema: pa.Schema, first: int, last: int) -> Iterator[pa.Table]:
     import ray
 
-    stream = ray.get(shared)
-    for first in range(start, stop, _ROWS_A_BLOCK):
-        yield arrow_table(stream.stored_cells(file, first, min(first + _ROWS_A_BLOCK, stop)), schema)
+    stream: CellStream = ray.get(shared)
+    size = max(1, _ROWS_A_TABLE // int(stream.stored_blocks.sizes.max()))
+    for start in range(first, last, size):
+        blocks = stream.stored_blocks[slice(start, min(start + size, last))]
+        yield arrow_table(stream.read(Window(blocks, 0, np.arange(blocks.sizes.sum()))), schema)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from scfm_hf.data.order import Blocks, Window
 from scfm_hf.data.rank_share import RankShare
 from scfm_hf.data.sampling import repeats_in_epoch
 from scfm_hf.data.stream_state import describe_order, refuse_other_files, refuse_other_order
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from scfm_hf.data.annotation import CellAnnotation
     from scfm_hf.data.corpus import CorpusReport
     from scfm_hf.data.corpus_file import CorpusFile
-    from scfm_hf.data.order import CorpusOrder, EpochOrder
+    from scfm_hf.data.order import Blocks, CorpusOrder, EpochOrder, Window
     from scfm_hf.data.trainer_position import StreamPosition
     from scfm_hf.data.window_reader import Cells, WindowReader
     from scfm_hf.genes import GeneVocabulary
@@ -259,7 +258,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     def to_ray(self, *, rows_per_task: int = 4096) -> ray.data.Dataset:
         """All cells once, as they are stored, as a ``ray.data.Dataset`` (extra ``ray``).
 
-        Each task reads so many rows of one file, a few hundred at a time, on whichever machine has a core to spare;
+        Each task reads about so many rows, a few hundred at a time, on whichever machine has a core to spare;
         all machines must see the files. Ray is started on this one if it does not run; ``ray.shutdown()`` stops it.
         Columns are those of :meth:`to_datasets`, rows in the order of the files if
         ``ray.data.DataContext.get_current().execution_options.preserve_order`` is set.
@@ -267,20 +266,6 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         from scfm_hf.data.ray_data import to_ray
 
         return to_ray(self, rows_per_task=rows_per_task)
-
-    def stored_cells(self, file: int, start: int, stop: int) -> Cells:
-        """Rows of a file as they are stored, whatever the order; one entry a cell by name, as in an epoch.
-
-        Parameters
-        ----------
-        file
-            Its number in ``files``.
-        start, stop
-            First row, and the one after the last.
-        """
-        starts = np.arange(start, stop, self._order.block_size)
-        blocks = Blocks(np.full(len(starts), file), starts, np.minimum(starts + self._order.block_size, stop))
-        return self._read(Window(blocks, 0, np.arange(stop - start)), np.arange(stop - start))[0]
 
     def window_of(self, number: int) -> Iterator[dict[str, Any]]:
         """All cells of one window of the epoch, whatever the rank and worker."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from scipy import sparse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -38,3 +40,24 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory, corpus_cells: anndat
         warnings.simplefilter("ignore")
         dense.write_zarr(folder / "c.zarr")
     return folder
+
+
+@pytest.fixture(scope="module", params=["laptop", "cluster"])
+def ray(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Ray on this machine with two processors, or as two nodes with one each; without dashboard and reports."""
+    module = pytest.importorskip("ray", reason="needs the extra ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if request.param == "laptop":
+        module.init(num_cpus=2, include_dashboard=False, **quiet)
+        yield module
+        module.shutdown()
+        return
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    module.init(address=cluster.address, **quiet)
+    yield module
+    module.shutdown()
+    cluster.shutdown()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +9,12 @@ import pytest
 
 from scfm_hf.data import ray_data
 from scfm_hf.data.corpus import load_corpus
+from scfm_hf.data.order import Window
 from scfm_hf.data.ray_data import map_on_ray, ray_session, start_ray
 from scfm_hf.errors import CorpusError, MissingExtraError
 from scfm_hf.models.released import released_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from scfm_hf.data.stream import CellStream
@@ -38,37 +37,13 @@ def test_without_ray_the_extra_is_named(corpus_folder: Path, no_ray: None) -> No
         load_corpus(corpus_folder).to_ray()
 
 
-@pytest.fixture(scope="module", params=["laptop", "cluster"])
-def ray(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Ray on this machine with two processors, or as two nodes with one each; without dashboard and reports."""
-    module = pytest.importorskip("ray", reason="needs the extra ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if request.param == "laptop":
-        module.init(num_cpus=2, include_dashboard=False, **quiet)
-        yield module
-        module.shutdown()
-        return
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    module.init(address=cluster.address, **quiet)
-    yield module
-    module.shutdown()
-    cluster.shutdown()
-
-
 def check_rows(ray: Any, stream: CellStream) -> None:
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     data = stream.to_ray(rows_per_task=16)
     rows = data.take_all()
-    expected = [
-        dict(zip(cells, values, strict=True))
-        for number, file in enumerate(stream.files)
-        for cells in [stream.stored_cells(number, 0, file.n_cells)]
-        for values in zip(*cells.values(), strict=True)
-    ]
+    blocks = stream.stored_blocks
+    cells = stream.read(Window(blocks, 0, np.arange(blocks.sizes.sum())))
+    expected = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
     assert len(rows) == len(expected) == 72
     for row, cell in zip(rows, expected, strict=True):
         assert row.keys() == cell.keys()
