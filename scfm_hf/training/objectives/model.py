@@ -39,10 +39,13 @@ class ObjectivesOutput(ModelOutput):
         Weighted sum of ``losses``, scalar.
     losses
         Each objective's loss before its weight, scalars by name.
+    objective_losses
+        The same in evaluation, for ``Objectives.compute_metrics``: the configuration of some families hides ``losses``.
     """
 
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
+    objective_losses: dict[str, Tensor] | None = None
 
 
 class EncoderWithObjectives(CellPreTrainedModel):
@@ -157,7 +160,8 @@ class EncoderWithObjectives(CellPreTrainedModel):
         if not losses:
             return ObjectivesOutput()
         loss = torch.stack([self._objectives[name].weight * one.float() for name, one in losses.items()]).sum()
-        return ObjectivesOutput(loss, {name: losses[name].detach() for name in self._objectives if name in losses})
+        each = {name: losses[name].detach() for name in self._objectives if name in losses}
+        return ObjectivesOutput(loss, each, None if self.training else each)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save a checkpoint that the Auto classes open, and the description of the objectives beside it."""
