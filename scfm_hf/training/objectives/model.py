@@ -92,9 +92,11 @@ class EncoderWithObjectives(CellPreTrainedModel):
             for name, child in own.named_children():
                 if name != encoder.base_model_prefix:
                     self.add_module(name, child)
+                    self.fresh_heads = tuple(dict.fromkeys((*self.fresh_heads, name)))
         self._tied_weights_keys = ties
         general = {name: one.head(shape) for name, one in objectives.items() if name not in own_models}
         self.add_module(HEADS_OF_OBJECTIVES, nn.ModuleDict(general))
+        self.fresh_heads = (*self.fresh_heads, *general)
         # All weights have their values: those of a checkpoint, or those that their modules began with.
         for module in self.modules():
             module._is_hf_initialized = True
@@ -109,6 +111,20 @@ class EncoderWithObjectives(CellPreTrainedModel):
     def heads(self) -> nn.ModuleDict:
         """The general heads by objective; objectives that train the family's own head have none."""
         return getattr(self, HEADS_OF_OBJECTIVES)
+
+    def own_model(self, name: str) -> PreTrainedModel:
+        """The family's own model that an objective trains, around this encoder and these heads.
+
+        Raises
+        ------
+        KeyError
+            If the objective has a general head.
+        """
+        own = self._own_models[name]
+        # An adapter, or a wrapper for several processes, takes the place of modules here and not there.
+        for part in own._modules:
+            own._modules[part] = self._modules[part]
+        return own
 
     def train(self, mode: bool = True) -> EncoderWithObjectives:
         """Set training or evaluation mode, for the family's own models too."""
@@ -150,7 +166,7 @@ class EncoderWithObjectives(CellPreTrainedModel):
             source = name if name in inputs else objective.source or WHOLE
             given = inputs[source]
             if name in self._own_models:
-                passes[source], losses[name] = objective.own_loss(self._own_models[name], given, labels[name])
+                passes[source], losses[name] = objective.own_loss(self.own_model(name), given, labels[name])
                 continue
             if source not in passes:
                 passes[source] = encode(self.encoder, given)

@@ -70,7 +70,7 @@ def test_masked_genes_are_named_as_often_as_the_noise_allows(steps: Callable[[in
     # Where the mask stands: a gene that was left in place gives itself away.
     asked = (labels != -100) & (batch["inputs"]["masked_gene"]["input_ids"] == objectives.tokenizer.mask_token_id)
     with torch.no_grad():
-        logits = model._own_models["masked_gene"](**batch["inputs"]["masked_gene"]).logits
+        logits = model.own_model("masked_gene")(**batch["inputs"]["masked_gene"]).logits
     accuracy = (logits.argmax(-1) == labels)[asked].float().mean().item()
     record(accuracy=accuracy, bayes=unseen.best)
     assert accuracy == pytest.approx(unseen.best, abs=0.04)
@@ -104,7 +104,7 @@ def test_genes_are_drawn_as_the_metadata_token_says(steps: Callable[[int], int],
     prompts[:, 0] = torch.from_numpy(tokens)
     genes = slice(planted.N_GENES)
     with torch.no_grad():
-        logits = model._own_models["metadata_tokens"](input_ids=prompts).logits[:, 1:, genes]
+        logits = model.own_model("metadata_tokens")(input_ids=prompts).logits[:, 1:, genes]
     drawn = logits.softmax(-1).mean(1).numpy()
     wanted = planted.gene_frequencies()
     far = 0.5 * np.abs(drawn - wanted).sum(1)
@@ -132,7 +132,7 @@ def test_masked_values_come_as_near_as_the_programme_allows(
     targets, given = batch["labels"]["masked_value"], batch["inputs"]["masked_value"]
     with torch.no_grad():
         if own_head:
-            predicted = model._own_models["masked_value"](**given).predicted_values
+            predicted = model.own_model("masked_value")(**given).predicted_values
         else:
             head, seen, _ = evaluated(model, objectives, unseen.cells, "masked_value")
             predicted = head(seen)[..., 0]
@@ -298,9 +298,7 @@ def test_cells_of_one_programme_are_nearest(
 
 def test_labels_are_told_as_often_as_their_noise_allows(steps: Callable[[int], int], record: Any) -> None:
     noise = 0.2
-    corpus, unseen = (
-        planted.counts_corpus(n_cells, seed=seed) for n_cells, seed in ((N_TRAIN, 0), (N_TEST, 1))
-    )
+    corpus, unseen = (planted.counts_corpus(n_cells, seed=seed) for n_cells, seed in ((N_TRAIN, 0), (N_TEST, 1)))
     random = np.random.default_rng(9)
     for cell in [*corpus.cells, *unseen.cells]:
         programme = planted.PROGRAMMES.index(cell["programme"])
@@ -314,7 +312,7 @@ def test_labels_are_told_as_often_as_their_noise_allows(steps: Callable[[int], i
     model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(100))
     head, seen, targets = evaluated(model, objectives, unseen.cells, "multi_task")
     with torch.no_grad():
-        noisy, parity = (one(seen.outputs.cell_embedding).argmax(1) for one in head)
+        noisy, parity = (scores.argmax(1) for scores in head(seen.outputs.cell_embedding))
     known = targets["parity"] != -100
     accuracy = (noisy == targets["noisy"]).float().mean().item()
     of_known = (parity == targets["parity"])[known].float().mean().item()

@@ -72,6 +72,7 @@ def trainer(name: str, folder: Path, **changes: Any) -> tuple[Trainer, Any]:
         "per_device_eval_batch_size": 60,
         "learning_rate": 1e-2,
         "save_strategy": "no",
+        "lr_scheduler_type": "constant",
         **changes,
     }
     made = Trainer(
