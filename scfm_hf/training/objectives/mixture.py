@@ -215,7 +215,7 @@ class Objectives:
     def compute_metrics(self, predicted: EvalPrediction) -> dict[str, float]:
         """Mean loss of each objective, for ``Trainer(compute_metrics=...)``: Trainer itself reports the sum alone."""
         losses = predicted.predictions
-        losses = losses[0] if isinstance(losses, tuple) else losses
+        losses = losses[-1] if isinstance(losses, tuple) else losses
         return {f"{name}_loss": float(np.mean(one)) for name, one in losses.items()}
 
     def _refuse_other_vocabulary(self, body: PreTrainedModel) -> None:

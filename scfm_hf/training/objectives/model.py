@@ -39,10 +39,13 @@ class ObjectivesOutput(ModelOutput):
         Weighted sum of ``losses``, scalar.
     losses
         Each objective's loss before its weight, scalars by name.
+    objective_losses
+        The same in evaluation, for ``Objectives.compute_metrics``: the configuration of some families hides ``losses``.
     """
 
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
+    objective_losses: dict[str, Tensor] | None = None
 
 
 class EncoderWithObjectives(CellPreTrainedModel):
@@ -89,9 +92,11 @@ class EncoderWithObjectives(CellPreTrainedModel):
             for name, child in own.named_children():
                 if name != encoder.base_model_prefix:
                     self.add_module(name, child)
+                    self.fresh_heads = tuple(dict.fromkeys((*self.fresh_heads, name)))
         self._tied_weights_keys = ties
         general = {name: one.head(shape) for name, one in objectives.items() if name not in own_models}
         self.add_module(HEADS_OF_OBJECTIVES, nn.ModuleDict(general))
+        self.fresh_heads = (*self.fresh_heads, *general)
         # All weights have their values: those of a checkpoint, or those that their modules began with.
         for module in self.modules():
             module._is_hf_initialized = True
@@ -106,6 +111,20 @@ class EncoderWithObjectives(CellPreTrainedModel):
     def heads(self) -> nn.ModuleDict:
         """The general heads by objective; objectives that train the family's own head have none."""
         return getattr(self, HEADS_OF_OBJECTIVES)
+
+    def own_model(self, name: str) -> PreTrainedModel:
+        """The family's own model that an objective trains, around this encoder and these heads.
+
+        Raises
+        ------
+        KeyError
+            If the objective has a general head.
+        """
+        own = self._own_models[name]
+        # An adapter, or a wrapper for several processes, takes the place of modules here and not there.
+        for part in own._modules:
+            own._modules[part] = self._modules[part]
+        return own
 
     def train(self, mode: bool = True) -> EncoderWithObjectives:
         """Set training or evaluation mode, for the family's own models too."""
@@ -147,7 +166,7 @@ class EncoderWithObjectives(CellPreTrainedModel):
             source = name if name in inputs else objective.source or WHOLE
             given = inputs[source]
             if name in self._own_models:
-                passes[source], losses[name] = objective.own_loss(self._own_models[name], given, labels[name])
+                passes[source], losses[name] = objective.own_loss(self.own_model(name), given, labels[name])
                 continue
             if source not in passes:
                 passes[source] = encode(self.encoder, given)
@@ -157,7 +176,8 @@ class EncoderWithObjectives(CellPreTrainedModel):
         if not losses:
             return ObjectivesOutput()
         loss = torch.stack([self._objectives[name].weight * one.float() for name, one in losses.items()]).sum()
-        return ObjectivesOutput(loss, {name: losses[name].detach() for name in self._objectives if name in losses})
+        each = {name: losses[name].detach() for name in self._objectives if name in losses}
+        return ObjectivesOutput(loss, each, None if self.training else each)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save a checkpoint that the Auto classes open, and the description of the objectives beside it."""

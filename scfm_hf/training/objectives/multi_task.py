@@ -61,22 +61,30 @@ class MultiTask(Objective):
 
     def head(self, shape: EncoderShape) -> nn.Module:
         """One classifier an annotation."""
-        return nn.ModuleList(classifier(shape, len(shape.classes[column]), self.hidden_size) for column in self.columns)
+        return LabelClassifiers(shape, self.columns, hidden_size=self.hidden_size)
 
-    def loss(self, head: nn.ModuleList, seen: Seen, targets: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, head: nn.Module, seen: Seen, targets: Mapping[str, Tensor]) -> Tensor:
         """Mean over annotations of the mean cross entropy over the cells whose class is known."""
-        vectors = seen.outputs.cell_embedding
-        losses = [
-            known_cross_entropy(one(vectors), targets[column]) for one, column in zip(head, self.columns, strict=True)
-        ]
+        logits = head(seen.outputs.cell_embedding)
+        losses = [known_cross_entropy(one, targets[column]) for one, column in zip(logits, self.columns, strict=True)]
         return sum(losses[1:], start=losses[0]) / len(losses)
 
 
-def classifier(shape: EncoderShape, n_classes: int, hidden_size: int) -> nn.Module:
-    """From the cell embedding to scores of classes."""
-    if hidden_size:
-        return perceptron(shape.embedding_size, n_classes, hidden_size=hidden_size)
-    return nn.Linear(shape.embedding_size, n_classes)
+class LabelClassifiers(nn.Module):
+    """A classifier of the cell embedding for each annotation."""
+
+    def __init__(self, shape: EncoderShape, columns: Sequence[str], *, hidden_size: int) -> None:
+        super().__init__()
+        size = shape.embedding_size
+        numbers = [len(shape.classes[column]) for column in columns]
+        self.classifiers = nn.ModuleList(
+            perceptron(size, n_classes, hidden_size=hidden_size) if hidden_size else nn.Linear(size, n_classes)
+            for n_classes in numbers
+        )
+
+    def forward(self, cells: Tensor) -> list[Tensor]:
+        """(n_cells, embedding_size) -> scores of each annotation's classes."""
+        return [classifier(cells) for classifier in self.classifiers]
 
 
 def known_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:

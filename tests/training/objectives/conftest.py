@@ -42,7 +42,7 @@ class Tiny:
         """Inputs of the encoder, raw counts, name and annotation of each cell."""
         adata = self.example.cells
         encoded = self.tokenizer.to_dataset(adata, columns=["cell_type"])
-        counts, ids = adata.X.toarray(), self.tokenizer.vocabulary.ids(list(adata.var_names))
+        counts, ids = adata.X.toarray(), self.tokenizer.scheme().gene_vocabulary.ids(list(adata.var_names))
         made = []
         for row, of_cell in enumerate(encoded):
             genes = np.flatnonzero((counts[row] > 0) & (ids >= 0))

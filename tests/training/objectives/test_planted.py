@@ -1,0 +1,342 @@
+"""Every objective recovers what was planted: as good as the generator allows, by its Bayes rate.
+
+Quick versions train for a second or two, and are allowed to fall short by more; ``full`` ones train longer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from training.objectives import planted
+
+from scfm_hf.training.objectives import Objectives, make_objectives
+from scfm_hf.training.objectives.collator import WHOLE
+from scfm_hf.training.objectives.heads import encode
+from scfm_hf.training.objectives.likelihoods import distribution, expected_values
+from scfm_hf.training.objectives.objective import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from scfm_hf.training.objectives.model import EncoderWithObjectives
+
+N_TRAIN, N_TEST = 2000, 500
+
+
+@pytest.fixture(params=["quick", pytest.param("full", marks=pytest.mark.full)])
+def steps(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """Steps of training: as many as a quick version needs, or six times as many."""
+    return lambda quick: quick if request.param == "quick" else 6 * quick
+
+
+@pytest.fixture
+def record(record_property: Any) -> Callable[..., None]:
+    """Write figures into the report of the run, and to the screen with ``-s``."""
+
+    def write(**figures: float) -> None:
+        for name, value in figures.items():
+            record_property(name, value)
+        print({name: round(float(value), 4) for name, value in figures.items()})
+
+    return write
+
+
+@torch.no_grad()
+def evaluated(
+    model: EncoderWithObjectives, objectives: Objectives, cells: list[dict[str, Any]], name: str
+) -> tuple[Any, Seen, dict[str, Tensor]]:
+    """Head, what it sees, and targets, of unseen cells."""
+    objectives.collator.set_epoch(0)
+    batch = objectives.collator(cells)
+    given = batch["inputs"].get(name, batch["inputs"].get(WHOLE))
+    embedding = model.get_input_embeddings().weight
+    return model.heads[name], Seen(encode(model.encoder, given), given, embedding, False), batch["labels"][name]
+
+
+# --------------------------------------------------------------------------------------------------------------- genes
+
+
+def test_masked_genes_are_named_as_often_as_the_noise_allows(steps: Callable[[int], int], record: Any) -> None:
+    corpus, unseen = planted.programme_sentences(N_TRAIN), planted.programme_sentences(N_TEST, seed=1)
+    objectives = make_objectives({"masked_gene": {"share": 0.2}}, tokenizer=planted.tokenizer_of_ranks())
+    model = planted.train(objectives, planted.encoder_of("geneformer"), corpus.cells, steps=steps(200))
+    batch = objectives.collator(unseen.cells)
+    labels = batch["labels"]["masked_gene"]["labels"]
+    # Where the mask stands: a gene that was left in place gives itself away.
+    asked = (labels != -100) & (batch["inputs"]["masked_gene"]["input_ids"] == objectives.tokenizer.mask_token_id)
+    with torch.no_grad():
+        logits = model.own_model("masked_gene")(**batch["inputs"]["masked_gene"]).logits
+    accuracy = (logits.argmax(-1) == labels)[asked].float().mean().item()
+    record(accuracy=accuracy, bayes=unseen.best)
+    assert accuracy == pytest.approx(unseen.best, abs=0.04)
+
+
+@pytest.mark.parametrize("family", ["tgpt", "geneformer"])
+def test_the_next_gene_costs_the_conditional_entropy(family: str, steps: Callable[[int], int], record: Any) -> None:
+    corpus, unseen = planted.markov_sentences(N_TRAIN), planted.markov_sentences(N_TEST, seed=1)
+    objectives = make_objectives(["next_gene"], tokenizer=planted.tokenizer_of_ranks())
+    encoder = planted.encoder_of(family, embedding_layer=-1)
+    # A cell teaches a causal encoder at every place, another one at a single place.
+    n_steps = steps(150 if family == "tgpt" else 250)
+    model = planted.train(objectives, encoder, corpus.cells, steps=n_steps, learning_rate=1e-2)
+    with torch.no_grad():
+        loss = model(**objectives.collator(unseen.cells)).loss.item()
+    record(cross_entropy=loss, entropy=unseen.best)
+    assert unseen.best - 0.1 < loss < unseen.best + (0.1 if n_steps > 300 else 0.35)
+
+
+def test_genes_are_drawn_as_the_metadata_token_says(steps: Callable[[int], int], record: Any) -> None:
+    from scfm_hf.training.objectives.metadata_tokens import add_metadata_tokens, token_ids
+
+    tokenizer, encoder = planted.tokenizer_of_ranks(), planted.encoder_of("geneformer")
+    columns = {"condition": planted.CONDITIONS}
+    add_metadata_tokens(tokenizer, encoder, columns)
+    options = {"columns": ["condition"], "share": 0.4, "metadata_share": 0.3}
+    objectives = make_objectives({"metadata_tokens": options}, tokenizer=tokenizer, columns=columns)
+    model = planted.train(objectives, encoder, planted.condition_sentences(N_TRAIN), steps=steps(200))
+    tokens = token_ids(tokenizer, "condition", planted.CONDITIONS)
+    prompts = torch.full((2, 17), tokenizer.mask_token_id)
+    prompts[:, 0] = torch.from_numpy(tokens)
+    genes = slice(planted.N_GENES)
+    with torch.no_grad():
+        logits = model.own_model("metadata_tokens")(input_ids=prompts).logits[:, 1:, genes]
+    drawn = logits.softmax(-1).mean(1).numpy()
+    wanted = planted.gene_frequencies()
+    far = 0.5 * np.abs(drawn - wanted).sum(1)
+    apart = 0.5 * np.abs(wanted[0] - wanted[1]).sum()
+    record(total_variation=far.max(), of_the_other_condition=apart)
+    assert far.max() < 0.25 * apart
+
+
+# -------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("own_head", [True, False])
+def test_masked_values_come_as_near_as_the_programme_allows(
+    own_head: bool, steps: Callable[[int], int], record: Any
+) -> None:
+    corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
+    objectives = make_objectives({"masked_value": {"own_head": own_head}}, tokenizer=planted.tokenizer_of_values())
+    encoder = planted.encoder_of("scgpt", mvc_style=None)
+    model = planted.train(objectives, encoder, corpus.cells, steps=steps(150))
+    # What a token's value is: its log, given that the gene is expressed.
+    values = np.log1p(unseen.counts / unseen.counts.sum(1, keepdims=True) * 1e3)
+    expressed = unseen.counts > 0
+    bayes, plain = (_error_where(values, expressed, by) for by in (unseen.programmes, np.zeros(N_TEST, int)))
+    batch = objectives.collator(unseen.cells)
+    targets, given = batch["labels"]["masked_value"], batch["inputs"]["masked_value"]
+    with torch.no_grad():
+        if own_head:
+            predicted = model.own_model("masked_value")(**given).predicted_values
+        else:
+            head, seen, _ = evaluated(model, objectives, unseen.cells, "masked_value")
+            predicted = head(seen)[..., 0]
+    error = (predicted - targets["values"])[targets["hidden"]].square().mean().item()
+    record(error=error, bayes=bayes, without_programme=plain)
+    assert error < bayes + 0.15 * (plain - bayes)
+
+
+def _error_where(values: np.ndarray, counted: np.ndarray, groups: np.ndarray) -> float:
+    """Mean squared error of predicting each gene by its mean in a cell's group, over the entries that count."""
+    total = 0.0
+    for group in np.unique(groups):
+        rows = groups == group
+        weights = counted[rows]
+        means = (values[rows] * weights).sum(0) / np.maximum(weights.sum(0), 1)
+        total += (((values[rows] - means) ** 2) * weights).sum()
+    return total / counted.sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "likelihood", "dropout"),
+    [("masked_value", "nb", 0.0), ("masked_value", "zinb", 0.3), ("bottleneck", "nb", 0.0)],
+)
+def test_counts_cost_as_much_as_under_the_generator(
+    name: str, likelihood: str, dropout: float, steps: Callable[[int], int], record: Any
+) -> None:
+    options = {"depth": 2000.0, "dropout": dropout}
+    corpus, unseen = planted.counts_corpus(N_TRAIN, **options), planted.counts_corpus(N_TEST, seed=1, **options)
+    described = {name: {"likelihood": likelihood, "share": 0.25}}
+    objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles())
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(200))
+    head, seen, targets = evaluated(model, objectives, unseen.cells, name)
+    with torch.no_grad():
+        loss = model(**objectives.collator(unseen.cells)).loss.item()
+        scores = head(seen.outputs.cell_embedding, targets["query_ids"])
+    genes = targets["query_ids"].numpy()
+    means = np.take_along_axis(unseen.means, genes, 1)
+    entropy = -planted.log_likelihood(targets["values"].numpy(), means, unseen.dispersion, dropout).mean()
+    found = distribution(scores, targets["depth"], zero_inflated=likelihood == "zinb")
+    expected = found["mean"].numpy()
+    record(nll=loss, entropy=entropy, mean_ratio=np.median(expected / means))
+    assert loss < entropy + 0.12
+    assert np.median(np.abs(np.log(expected / means))) < 0.2
+    if likelihood == "zinb":
+        # Only where the mean is large are additional zeros told from others.
+        rate = found["zero_logits"].sigmoid().numpy()[means > 20].mean()
+        record(dropout=rate, planted=dropout)
+        assert rate == pytest.approx(dropout, abs=0.04)
+
+
+def test_denoised_counts_are_nearer_to_the_true_means_than_the_thinned_ones(
+    steps: Callable[[int], int], record: Any
+) -> None:
+    corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
+    objectives = make_objectives({"denoising": {"share": 0.6}}, tokenizer=planted.tokenizer_of_values())
+    model = planted.train(objectives, planted.encoder_of("scgpt"), corpus.cells, steps=steps(150))
+    head, seen, targets = evaluated(model, objectives, unseen.cells, "denoising")
+    with torch.no_grad():
+        expected = expected_values("nb", head(seen), targets["depth"])
+    thinned = torch.expm1(seen.inputs["values"].clamp(min=0))
+    shares = thinned / thinned.sum(1, keepdim=True)
+    totals = torch.tensor(unseen.counts.sum(1), dtype=torch.float32)
+    counted = targets["counted"]
+    genes = seen.inputs["input_ids"].clamp(max=planted.N_GENES - 1).numpy()
+    means = torch.tensor(np.take_along_axis(unseen.means, genes, 1))
+
+    def error(predicted: Tensor) -> float:
+        return float((predicted.clamp(min=0.1).log() - means.log())[counted].square().mean())
+
+    record(denoised=error(expected), thinned=error(shares * totals[:, None]), whole=error(targets["values"]))
+    assert error(expected) < 0.5 * error(shares * totals[:, None])
+    assert error(expected) < error(targets["values"])
+
+
+def test_full_depth_is_recovered_from_a_shallow_cell(steps: Callable[[int], int], record: Any) -> None:
+    corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
+    options = {"min_depth": 50, "probability": 0.8, "value_share": 0.3, "zero_share": 0.3}
+    objectives = make_objectives({"read_depth": options}, tokenizer=planted.tokenizer_of_profiles())
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(200))
+    head, seen, targets = evaluated(model, objectives, unseen.cells, "read_depth")
+    with torch.no_grad():
+        predicted = head(seen.outputs.cell_embedding, targets["query_ids"], targets["depths"])[..., 0].numpy()
+    values = np.log1p(unseen.counts / unseen.counts.sum(1, keepdims=True) * 1e4)
+    means = np.stack([values[unseen.programmes == number].mean(0) for number in range(planted.N_PROGRAMMES)])
+    genes = (targets["query_ids"].numpy()).clip(min=0)
+    counted = targets["counted"].numpy()
+    true = means[unseen.programmes[:, None], genes]
+    best = (targets["values"].numpy() - true)[counted]
+    error = (targets["values"].numpy() - predicted)[counted]
+    correlation = np.corrcoef(true[counted], predicted[counted])[0, 1]
+    record(error=(error**2).mean(), bayes=(best**2).mean(), correlation=correlation)
+    assert correlation > 0.97
+    assert (error**2).mean() < 1.15 * (best**2).mean()
+
+
+@pytest.mark.parametrize("family", ["scgpt", "scimilarity"])
+def test_generated_values_come_as_near_as_the_programme_allows(
+    family: str, steps: Callable[[int], int], record: Any
+) -> None:
+    corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
+    own = family == "scgpt"
+    tokenizer = planted.tokenizer_of_values() if own else planted.tokenizer_of_profiles()
+    encoder = planted.encoder_of(family, **({"generative": True, "mvc_style": None} if own else {}))
+    objectives = make_objectives(["generative"], tokenizer=tokenizer)
+    model = planted.train(objectives, encoder, corpus.cells, steps=steps(150))
+    assert bool(model._own_models) == own
+    with torch.no_grad():
+        loss = model(**objectives.collator(unseen.cells)).loss.item()
+    values = np.log1p(unseen.counts / unseen.counts.sum(1, keepdims=True) * (1e3 if own else 1e4))
+    expressed = unseen.counts > 0
+    bayes, plain = (_error_where(values, expressed, by) for by in (unseen.programmes, np.zeros(N_TEST, int)))
+    record(error=loss, bayes=bayes, without_programme=plain)
+    assert loss < bayes + 0.15 * (plain - bayes)
+
+
+def test_expressed_genes_are_told_as_well_as_their_probability_tells_them(
+    steps: Callable[[int], int], record: Any
+) -> None:
+    options = {"depth": 60.0}
+    corpus, unseen = planted.counts_corpus(N_TRAIN, **options), planted.counts_corpus(N_TEST, seed=1, **options)
+    described = {"binary_expression": {"share": 0.3, "n_queries": 12}}
+    objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles())
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(150))
+    head, seen, targets = evaluated(model, objectives, unseen.cells, "binary_expression")
+    with torch.no_grad():
+        logits = head(seen.outputs.cell_embedding, targets["query_ids"])[..., 0].numpy()
+    labels, genes = targets["labels"].numpy(), (targets["query_ids"].numpy()).clip(min=0)
+    asked = labels >= 0
+    means = np.take_along_axis(unseen.means, genes, 1)
+    zero = np.exp(planted.log_likelihood(np.zeros_like(means), means, unseen.dispersion, 0.0))
+    got, bayes = (planted.auc(scores[asked], labels[asked]) for scores in (logits, np.log(1 - zero) - np.log(zero)))
+    record(auc=got, bayes=bayes)
+    assert got > bayes - 0.03
+
+
+# --------------------------------------------------------------------------------------------------------------- cells
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("contrastive", {"view": "genes"}),
+        ("contrastive", {"view": "counts"}),
+        ("triplets", {"column": "programme"}),
+    ],
+)
+def test_cells_of_one_programme_are_nearest(
+    name: str, options: dict[str, Any], steps: Callable[[int], int], record: Any
+) -> None:
+    settings = {"depth": 40.0, "batch_effect": 0.6}
+    corpus, unseen = planted.counts_corpus(N_TRAIN, **settings), planted.counts_corpus(N_TEST, seed=1, **settings)
+    columns = {"programme": planted.PROGRAMMES}
+    objectives = make_objectives({name: options}, tokenizer=planted.tokenizer_of_profiles(), columns=columns)
+    encoder = planted.encoder_of("scimilarity")
+    before = planted.nearest_share(
+        planted.embed(objectives.model(encoder).eval(), objectives, unseen.cells), unseen.programmes
+    )
+    model = planted.train(objectives, encoder, corpus.cells, steps=steps(80))
+    got = planted.nearest_share(planted.embed(model, objectives, unseen.cells), unseen.programmes)
+    record(nearest_of_same_programme=got, before=before)
+    assert got > 0.97
+
+
+def test_labels_are_told_as_often_as_their_noise_allows(steps: Callable[[int], int], record: Any) -> None:
+    noise = 0.2
+    corpus, unseen = (planted.counts_corpus(n_cells, seed=seed) for n_cells, seed in ((N_TRAIN, 0), (N_TEST, 1)))
+    random = np.random.default_rng(9)
+    for cell in [*corpus.cells, *unseen.cells]:
+        programme = planted.PROGRAMMES.index(cell["programme"])
+        noisy = random.integers(planted.N_PROGRAMMES) if random.random() < noise else programme
+        cell["noisy"] = planted.PROGRAMMES[noisy]
+        # Half of the cells have no parity that is known.
+        cell["parity"] = None if random.random() < 0.5 else str(programme % 2)
+    columns = {"noisy": planted.PROGRAMMES, "parity": ["0", "1"]}
+    described = {"multi_task": {"columns": ["noisy", "parity"]}}
+    objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles(), columns=columns)
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(100))
+    head, seen, targets = evaluated(model, objectives, unseen.cells, "multi_task")
+    with torch.no_grad():
+        noisy, parity = (scores.argmax(1) for scores in head(seen.outputs.cell_embedding))
+    known = targets["parity"] != -100
+    accuracy = (noisy == targets["noisy"]).float().mean().item()
+    of_known = (parity == targets["parity"])[known].float().mean().item()
+    bayes = 1 - noise + noise / planted.N_PROGRAMMES
+    record(accuracy=accuracy, bayes=bayes, parity=of_known)
+    assert accuracy == pytest.approx(bayes, abs=0.05)
+    assert of_known > 0.97
+
+
+def test_the_batch_leaves_the_embedding_and_the_programme_stays(steps: Callable[[int], int], record: Any) -> None:
+    settings = {"batch_effect": 0.7, "depth": 800.0}
+    corpus, unseen = planted.counts_corpus(N_TRAIN, **settings), planted.counts_corpus(N_TEST, seed=1, **settings)
+    columns = {"programme": planted.PROGRAMMES, "batch": planted.BATCHES}
+    decoded = {}
+    for strength in (0.0, 1.0):
+        described = {
+            "multi_task": {"columns": ["programme"]},
+            "adversarial_batch": {"column": "batch", "strength": strength},
+        }
+        objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles(), columns=columns)
+        model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(200))
+        vectors = planted.embed(model, objectives, unseen.cells)
+        decoded[strength] = [planted.decoded_share(vectors, of) for of in (unseen.batches, unseen.programmes)]
+    record(batch_without=decoded[0.0][0], batch=decoded[1.0][0], programme=decoded[1.0][1], chance=0.5)
+    assert decoded[0.0][0] > 0.85
+    assert decoded[1.0][0] < 0.65
+    assert decoded[1.0][1] > 0.97
