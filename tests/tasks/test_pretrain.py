@@ -179,7 +179,7 @@ def test_training_goes_on_from_a_saved_model(finished: Path, tmp_path: Path) -> 
     assert json.loads((result.output / "scfm_manifest.json").read_text())["base_model"]
 
 
-@pytest.mark.parametrize("init", ["mean", "neighbours"])
+@pytest.mark.parametrize("init", [pytest.param("mean", marks=pytest.mark.full), "neighbours"])
 def test_a_model_learns_genes_of_the_corpus_that_it_does_not_know(init: str, finished: Path, tmp_path: Path) -> None:
     known = AutoTokenizer.from_pretrained(finished / "model").vocabulary
     values = config(

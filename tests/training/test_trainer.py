@@ -89,7 +89,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return (folder / "journal").read_text().splitlines()
 
 
-@pytest.mark.parametrize("kill_at", [8, 31])
+@pytest.mark.parametrize("kill_at", [pytest.param(8, marks=pytest.mark.full), 31])
 def test_a_run_killed_at_a_step_goes_on_with_the_same_losses(
     kill_at: int, tmp_path: Path, uninterrupted: list[str]
 ) -> None:
@@ -130,7 +130,7 @@ def stock_trainer(output: Path, **options: Any) -> Trainer:
     return stock
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
+@pytest.mark.parametrize("name", ["optimizer.pt", pytest.param("rng_state.pth", marks=pytest.mark.full)])
 def test_a_kill_while_saving_leaves_nothing_that_looks_like_a_checkpoint(
     name: str, tmp_path: Path, uninterrupted: list[str]
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_kill_while_saving_leaves_nothing_that_looks_like_a_checkpoint(
     assert not (output / UNFINISHED).exists()
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
+@pytest.mark.parametrize("name", ["optimizer.pt", pytest.param("rng_state.pth", marks=pytest.mark.full)])
 def test_a_checkpoint_that_the_stock_trainer_left_half_written_is_passed_over(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
