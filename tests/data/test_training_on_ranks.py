@@ -218,7 +218,7 @@ def test_the_order_is_the_same_for_any_number_of_ranks_and_workers(corpus_folder
     """Without a batch size: StreamPosition takes that of the loader."""
     stream = load_corpus(corpus_folder, columns=["cell"], block_size=4, window_size=24)
     expected = [cell["cell"] for cell in stream]
-    for world_size in (1, 2, 3, 5):
+    for world_size in (1, 2, 3):
         loaders = [prepared(stream, rank, world_size, workers=workers) for rank in range(world_size)]
         assert len({len(loader) for loader in loaders}) == 1
         assert [cell for step in zip(*loaders, strict=True) for batch in step for cell in batch] == expected
