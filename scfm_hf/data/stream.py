@@ -105,7 +105,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         """The share of one of several ranks: every ``world_size``-th batch. Needs ``batch_size``.
 
         Trainer gets the stream as it is: accelerate shares it, and
-        :class:`~scfm_hf.data.trainer_position.StreamPosition` sees to it that each rank reads its share only.
+        :class:`~scfm_hf.data.trainer_position.StreamPosition` sees to it that each rank encodes its share only.
 
         Parameters
         ----------

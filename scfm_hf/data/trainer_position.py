@@ -29,8 +29,8 @@ class StreamPosition(TrainerCallback, ExportableState):
     By itself Trainer reads all that was seen of an epoch again to get past it. With this callback it goes to the
     position at once, and refuses to go on with files that were changed. It turns ``ignore_data_skip`` on.
 
-    On several ranks (torchrun, accelerate launch) it has each rank read and encode its share only, all ranks take as
-    many steps, and every cell comes once an epoch, in the order of one process with the same cells a step.
+    On several ranks (torchrun, accelerate launch) it has each rank encode its share only, all ranks take as many steps,
+    and every cell comes once an epoch, in the order of one process with the same cells a step.
     ``TrainingArguments(accelerator_config={"dispatch_batches": False})`` is needed then. If fewer cells than ranks are
     left for the last step, some come to several ranks.
 
@@ -121,7 +121,7 @@ class StreamPosition(TrainerCallback, ExportableState):
 def _share_of_this_rank(loader: Any) -> CellStream:
     """The stream that a loader of Trainer reads, which from now on is the share of this rank.
 
-    accelerate by itself would have every rank read all cells, keep its own, and fill the last batch up.
+    accelerate by itself would have every rank encode all cells, keep its own, and fill the last batch up.
     """
     wrappers, stream = [], loader.dataset
     while not isinstance(stream, CellStream) and hasattr(stream, "dataset"):
@@ -133,7 +133,7 @@ def _share_of_this_rank(loader: Any) -> CellStream:
         raise CorpusError(
             "Trainer would read all cells on the first rank and send them to the others, which fails for batches of "
             'different lengths. Set TrainingArguments(accelerator_config={"dispatch_batches": False}): each rank then '
-            "reads its own."
+            "takes its own."
         )
     if loader.num_workers and loader.persistent_workers:
         raise CorpusError(

@@ -187,7 +187,7 @@ def test_ranks_go_on_as_if_none_had_died(corpus_folder: Path, folders: tuple[Pat
 
 
 @pytest.mark.full
-def test_without_the_callback_each_rank_reads_all_and_fills_the_last_batch_up(
+def test_without_the_callback_each_rank_takes_all_and_fills_the_last_batch_up(
     corpus_folder: Path, folders: tuple[Path, Path]
 ) -> None:
     one, two = folders
@@ -218,13 +218,13 @@ def test_the_order_is_the_same_for_any_number_of_ranks_and_workers(corpus_folder
     """Without a batch size: StreamPosition takes that of the loader."""
     stream = load_corpus(corpus_folder, columns=["cell"], block_size=4, window_size=24)
     expected = [cell["cell"] for cell in stream]
-    for world_size in (1, 2, 3, 5):
+    for world_size in (1, 2, 3):
         loaders = [prepared(stream, rank, world_size, workers=workers) for rank in range(world_size)]
         assert len({len(loader) for loader in loaders}) == 1
         assert [cell for step in zip(*loaders, strict=True) for batch in step for cell in batch] == expected
 
 
-def test_a_rank_reads_its_share_only(corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_encodes_its_share_only(corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = load_corpus(corpus_folder, columns=["cell"], block_size=4, window_size=24)
     read = []
     original = stream._reader.read
