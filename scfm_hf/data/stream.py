@@ -176,6 +176,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             for place, row in zip(places.tolist(), emitted.tolist(), strict=True):
                 self._place = place + 1
                 yield {name: entries[row] for name, entries in columns}
+            del cells, columns  # before the next window is read
         self._start = self._place = 0
 
     def batches(self, batch_size: int) -> Iterator[dict[str, Ragged | NDArray[Any]]]:
@@ -195,8 +196,10 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
                 self._place = int(window.first + mine[len(mine) - n_waiting + first + batch_size - 1]) + 1
                 yield _batch({name: entries[first : first + batch_size] for name, entries in waiting.items()})
             n_left = n_waiting % batch_size
-            waiting = {name: entries[n_waiting - n_left :] for name, entries in waiting.items()}
+            # Copies: a view would hold the blocks of the window while the next one is read.
+            waiting = {name: _copied(entries[n_waiting - n_left :]) for name, entries in waiting.items()}
             n_waiting = n_left
+            del cells
         if n_waiting:
             self._place = self.n_cells
             yield _batch(waiting)
@@ -305,6 +308,10 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
                 f"{len(changed)} of {len(files)} files are not those of the state (first: {', '.join(changed[:3])}): "
                 "they were changed, or their order is another. Put the old ones back, or start the epoch anew."
             )
+
+
+def _copied(entries: list[Any]) -> list[Any]:
+    return [entry.copy() if isinstance(entry, np.ndarray) else entry for entry in entries]
 
 
 def _batch(cells: Cells) -> dict[str, Ragged | NDArray[Any]]:
