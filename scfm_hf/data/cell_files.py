@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from scfm_hf.data.stored_rows import StoredRows, stored_rows
-from scfm_hf.errors import CorpusError, ScfmError
+from scfm_hf.errors import CorpusError, MissingExtraError, ScfmError
 
 if TYPE_CHECKING:
     import os
@@ -18,8 +19,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_CENSUS = "census://"
 _SUFFIXES = (".h5ad", ".zarr", ".h5")
 _MATRIX_MARKET = ("matrix.mtx", "matrix.mtx.gz")
+# What says that a folder is a group of zarr, in its versions 3 and 2.
+_ZARR_GROUP = {"zarr.json", ".zgroup"}
+# The parts of a collection that annbatch wrote, each an AnnData.
+_COLLECTED = re.compile(r"/dataset_(\d+)$")
+
+
+class CellObs(Protocol):
+    """Annotation of cells, read when asked for."""
+
+    columns: tuple[str, ...]
+
+    def read(self, name: str) -> Any:
+        """One column, in full."""
+
+    def ids(self, start: int, stop: int) -> NDArray[np.str_]:
+        """Names of some cells."""
 
 
 class StoredCells:
@@ -34,7 +52,7 @@ class StoredCells:
     var
         Annotation of the columns.
     obs
-        Anything with ``columns``, ``read(name)`` and ``ids(start, stop)``.
+        Annotation of the cells.
     close
         Called to let go of the file.
     layers
@@ -46,7 +64,7 @@ class StoredCells:
         place: str,
         rows: StoredRows,
         var: pd.DataFrame,
-        obs: StoredObs | TableObs,
+        obs: CellObs,
         close: Callable[[], None],
         layers: Sequence[str] = (),
     ) -> None:
@@ -138,6 +156,9 @@ def find_cell_files(files: str | os.PathLike[str] | Iterable[str | os.PathLike[s
     given = [files] if isinstance(files, str) or hasattr(files, "__fspath__") else list(files)
     found: dict[str, None] = {}
     for entry in map(str, given):
+        if entry.startswith(_CENSUS):
+            found[entry] = None
+            continue
         system, path = fsspec.core.url_to_fs(entry)
         matches = sorted(system.glob(path)) if "*" in path else [path] if system.exists(path) else []
         cells = [file for match in matches for file in _cell_files_under(system, match)]
@@ -156,7 +177,7 @@ def open_cells(place: str, *, layer: str | None = None, use_raw: bool = False) -
     ----------
     place
         Path or URL (any protocol of fsspec) of an ``.h5ad`` or 10x ``.h5`` file, a ``.zarr`` store, or a folder with
-        ``matrix.mtx``, which is text and is read whole.
+        ``matrix.mtx``, which is text and is read whole; or ``str`` of a :class:`scfm_hf.data.census.CensusQuery`.
     layer, use_raw
         Where the counts are, X otherwise; for AnnData only.
 
@@ -167,12 +188,20 @@ def open_cells(place: str, *, layer: str | None = None, use_raw: bool = False) -
     """
     try:
         return _open(place, layer, use_raw)
+    except MissingExtraError:
+        raise
     except (ScfmError, OSError, KeyError, ValueError, TypeError, RuntimeError, EOFError) as error:
         said = str(error).strip().rstrip(".") or type(error).__name__
         raise CorpusError(f"{place} cannot be read: {said}.") from error
 
 
 def _open(place: str, layer: str | None, use_raw: bool) -> StoredCells:
+    if place.startswith(_CENSUS):
+        from scfm_hf.data.census import open_census
+
+        if use_raw:
+            raise CorpusError("Census has no raw beside X; layer= chooses a layer of X")
+        return open_census(place, layer=layer)
     import fsspec
 
     system, path = fsspec.core.url_to_fs(place)
@@ -218,9 +247,13 @@ def _from_anndata(place: str, group: Any, layer: str | None, use_raw: bool, clos
 def _cell_files_under(system: Any, path: str) -> list[str]:
     """The path itself if it is a file of cells, else those in the folder and below."""
     path = path.rstrip("/")
-    if not system.isdir(path) or path.endswith(".zarr") or _is_matrix_market(system, path):
+    if not system.isdir(path) or _is_matrix_market(system, path):
         return [path]
     inside = sorted(str(entry["name"]).rstrip("/") for entry in system.ls(path, detail=True))
+    names = [PurePosixPath(entry).name for entry in inside]
+    if path.endswith(".zarr") or not _ZARR_GROUP.isdisjoint(names):
+        numbers = {int(match[1]): entry for entry in inside if (match := _COLLECTED.search(entry))}
+        return [numbers[number] for number in sorted(numbers)] if "obs" not in names and numbers else [path]
     found = []
     for entry in inside:
         if PurePosixPath(entry).name.startswith("."):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from scfm_hf.data.stored_values import quick_values
 from scfm_hf.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class StoredRows(Protocol):
     def lengths(self) -> NDArray[np.int64] | None:
         """Values of each row, (n_rows,); None if only reading them all would tell."""
 
-    def structure(self) -> bytes:
+    def structure(self) -> bytes | memoryview:
         """What tells this matrix from another of the same shape at little cost."""
 
 
@@ -68,15 +69,15 @@ class CompressedRows:
     """
 
     def __init__(self, values: Any, columns: Any, offsets: Any, n_columns: int) -> None:
-        self._values, self._columns = values, columns
+        self._values, self._columns = quick_values(values), quick_values(columns)
         self._offsets = np.asarray(offsets[:], np.int64)
         self.n_rows, self.n_columns = len(self._offsets) - 1, int(n_columns)
         ends = (int(self._offsets[0]), int(self._offsets[-1])) if len(self._offsets) else (-1, -1)
-        n_values, n_columns_of_values = values.shape[0], columns.shape[0]  # arrays of zarr have no length
-        if ends != (0, n_values) or n_values != n_columns_of_values or (self._offsets[1:] < self._offsets[:-1]).any():
+        n_values, n_stored_columns = int(values.shape[0]), int(columns.shape[0])
+        if ends != (0, n_values) or n_values != n_stored_columns or (self._offsets[1:] < self._offsets[:-1]).any():
             raise CorpusError(
                 f"its row offsets run from {ends[0]} to {ends[1]}, but there are {n_values} values and "
-                f"{n_columns_of_values} columns: the file was not written to its end"
+                f"{n_stored_columns} columns: the file was not written to its end"
             )
 
     def read(self, start: int, stop: int) -> Rows:
@@ -89,9 +90,9 @@ class CompressedRows:
         """Values of each row."""
         return np.diff(self._offsets)
 
-    def structure(self) -> bytes:
+    def structure(self) -> memoryview:
         """The row offsets."""
-        return self._offsets.tobytes()
+        return self._offsets.data
 
 
 class DenseRows:
@@ -135,6 +136,8 @@ def stored_rows(element: Any) -> StoredRows:
     layout = LAYOUTS.get(_text(kind))
     if layout == "csr":
         shape = attributes["shape" if "shape" in attributes else "h5sparse_shape"]
+        for name in ("data", "indices", "indptr"):
+            _refuse_missing_chunks(name, element[name])
         return CompressedRows(element["data"], element["indices"], element["indptr"], shape[1])
     if layout == "csc":
         raise CorpusError(
@@ -144,6 +147,13 @@ def stored_rows(element: Any) -> StoredRows:
     if layout is None or len(getattr(element, "shape", ())) != 2:
         raise CorpusError(f"its values are no matrix (encoding {_text(kind)!r})")
     return DenseRows(element)
+
+
+def _refuse_missing_chunks(name: str, array: Any) -> None:
+    """Refuse an array of zarr that lacks files: zarr takes for zeros what is missing, and no chunk is all zeros."""
+    n_chunks, n_there = getattr(array, "nchunks", 0), getattr(array, "nchunks_initialized", 0)
+    if n_there < n_chunks:
+        raise CorpusError(f"{n_chunks - n_there} of {n_chunks} chunks of its {name} are missing")
 
 
 def _text(value: Any) -> str:
