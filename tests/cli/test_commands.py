@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "families",
     "inspect",
+    "curate",
     "convert",
     "tokenize",
     "embed",
