@@ -82,6 +82,7 @@ def load_corpus(
     balance: str | Sequence[str] = (),
     temperature: float = 2.0,
     weights: ArrayLike | None = None,
+    keep: Mapping[str, ArrayLike] | None = None,
     seed: int = 0,
     block_size: int = 64,
     window_size: int = 8192,
@@ -129,6 +130,9 @@ def load_corpus(
         1 changes nothing, infinity shows all groups equally often.
     weights
         How often to show each cell, relative to the others, (n_cells,), files in order; multiplies ``balance``.
+    keep
+        File -> whether each of its cells is kept, such as :meth:`scfm_hf.data.curation.Curation.keep` gives; the others
+        never come, and an epoch is as much shorter. Files that are not named are kept whole.
     seed, block_size, window_size
         Of the order: rows read together, and cells mixed (and held in memory) at a time.
     batch_size
@@ -235,6 +239,7 @@ def load_corpus(
         report=CorpusReport(files=_table(corpus_files), skipped=skipped),
         annotation=annotation,
         weights=_weights([obs[name] for name in balance], temperature, weights, int(order.n_cells.sum())),
+        keep=None if keep is None else _kept(corpus_files, keep, skipped),
         batch_size=batch_size,
     )
 
@@ -307,6 +312,29 @@ def _weights(
             f"weights must be one finite number of at least 0 for each of the {n_cells:,} cells, not all 0."
         )
     return given if made is None else made * given
+
+
+def _kept(files: Sequence[CorpusFile], keep: Mapping[str, ArrayLike], skipped: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Whether each cell of the corpus is kept."""
+    unknown = sorted(set(keep) - {file.place for file in files} - set(skipped))
+    if unknown:
+        raise ValueError(
+            f"keep names {len(unknown)} files that are not in the corpus (first: {unknown[0]}); it has "
+            f"{files[0].place}, ... Name them as the corpus does."
+        )
+    parts = []
+    for file in files:
+        kept = np.asarray(keep.get(file.place, np.ones(file.n_cells, np.bool_)))
+        if kept.dtype != np.bool_ or kept.shape != (file.n_cells,):
+            raise ValueError(
+                f"keep must say True or False for each of the {file.n_cells:,} cells of {file.place}, not {kept.dtype} "
+                f"of shape {kept.shape}. Was the file changed since it was curated?"
+            )
+        parts.append(kept)
+    joined = np.concatenate(parts)
+    if not joined.any():
+        raise ValueError("keep leaves no cell of the corpus.")
+    return joined
 
 
 def _table(files: Sequence[CorpusFile]) -> pd.DataFrame:
