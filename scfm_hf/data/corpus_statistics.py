@@ -135,7 +135,8 @@ class CorpusStatistics:
             described = json.loads(str(arrays.pop("described")))
             kept = {name: described[name] for name in ("accuracy", "exact_cells")}
             groups = {
-                name: GeneSums.from_arrays(_below(arrays, str(number))) for number, name in enumerate(described["groups"])
+                name: GeneSums.from_arrays(_below(arrays, str(number)))
+                for number, name in enumerate(described["groups"])
             }
             return cls(
                 vocabulary=GeneVocabulary(
@@ -323,16 +324,16 @@ def corpus_statistics(
     return CorpusStatistics(**{**vars(made), "groups": dict(sorted(made.groups.items()))})
 
 
-def _empty(
-    vocabulary: GeneVocabulary, target_sum: float, accuracy: float | None, exact_cells: int
-) -> CorpusStatistics:
+def _empty(vocabulary: GeneVocabulary, target_sum: float, accuracy: float | None, exact_cells: int) -> CorpusStatistics:
     quantiles = GeneQuantiles(len(vocabulary), accuracy=accuracy, exact_cells=exact_cells)
     return CorpusStatistics(vocabulary=vocabulary, target_sum=target_sum, groups={}, quantiles=quantiles)
 
 
 def _count(quantiles: GeneQuantiles, pending: list[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> None:
     if pending:
-        quantiles.add(np.concatenate([genes for genes, _ in pending]), np.concatenate([values for _, values in pending]))
+        quantiles.add(
+            np.concatenate([genes for genes, _ in pending]), np.concatenate([values for _, values in pending])
+        )
         pending.clear()
 
 

@@ -117,7 +117,9 @@ def _statistics(corpus: CorpusStatistics, scheme: str) -> dict[str, NDArray[np.f
     if scheme == "nicheformer":
         return {f"{technology}_mean": sums.nonzero_means for technology, sums in corpus.groups.items()}
     if needs := scheme_class(scheme).needs:
-        raise ValueError(f"The scheme {scheme!r} needs {', '.join(needs)} of each gene, which no corpus of counts tells.")
+        raise ValueError(
+            f"The scheme {scheme!r} needs {', '.join(needs)} of each gene, which no corpus of counts tells."
+        )
     return {}
 
 
