@@ -130,7 +130,7 @@ class CorpusStatistics:
             If the file is damaged or of another kind.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as stored, np.load(stored, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             described = json.loads(str(arrays.pop("described")))
             kept = {name: described[name] for name in ("accuracy", "exact_cells")}

@@ -91,8 +91,8 @@ def tokenizer_from_corpus(
     )
     if scheme in _SCALED and options.setdefault("target_sum", corpus.target_sum) != corpus.target_sum:
         raise ValueError(
-            f"The counts of the corpus were scaled to {corpus.target_sum:g}, not to {options['target_sum']}. Count it "
-            "again, or leave target_sum= out."
+            f"The counts of the corpus were scaled to {corpus.target_sum:,.0f}, not to {options['target_sum']:,.0f}. "
+            "Count it again, or leave target_sum= out."
         )
     if scheme == "bin" and options.get("edges") == "corpus":
         options["edges"] = _edges(corpus, options)
