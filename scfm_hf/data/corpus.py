@@ -253,8 +253,10 @@ def _gene_names(cells: StoredCells, gene_column: str | None) -> dict[str, list[s
         names = names_in(cells.var, column)
         if recognise_id_kind(names) == kind:
             kinds[kind] = names
+    if not kinds and gene_column is not None:
+        kinds["other"] = names_in(cells.var, gene_column)
     if not kinds:
-        names = names_in(cells.var, gene_column or "var_names")
+        names = names_in(cells.var, "var_names")
         raise CorpusError(
             f"{cells.place}: the genes have neither Ensembl ids nor symbols (first: {', '.join(names[:3])}). Name the "
             "column of var that has them with gene_column=, or give a vocabulary=."
@@ -264,9 +266,11 @@ def _gene_names(cells: StoredCells, gene_column: str | None) -> dict[str, list[s
 
 def _common_vocabulary(files: Mapping[str, dict[str, list[str]]]) -> GeneVocabulary:
     """All genes of the files, sorted."""
-    kind: Literal["ensembl_id", "symbol"] = (
-        "ensembl_id" if all("ensembl_id" in kinds for kinds in files.values()) else "symbol"
-    )
+    kind: Literal["ensembl_id", "symbol", "other"] = "symbol"
+    if all("ensembl_id" in kinds for kinds in files.values()):
+        kind = "ensembl_id"
+    elif any("other" in kinds for kinds in files.values()):
+        kind = "other"
     species: dict[str, str] = {}
     genes: set[str] = set()
     for place, kinds in files.items():
@@ -277,7 +281,7 @@ def _common_vocabulary(files: Mapping[str, dict[str, list[str]]]) -> GeneVocabul
         if kind == "ensembl_id":
             genes |= {strip_version(name) for name in names if is_ensembl_id(name)}
         else:
-            genes |= {name for name in kinds.get(kind, ()) if name}
+            genes |= {name for name in (names if kind == "other" else kinds.get(kind, ())) if name}
     if len(species) > 1:
         shown = ", ".join(f"{one} (such as {place})" for one, place in species.items())
         raise CorpusError(
