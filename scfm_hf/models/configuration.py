@@ -21,7 +21,9 @@ _WRITTEN_BY_TRANSFORMERS = frozenset(
         "architectures",
         "attn_implementation",
         "auto_map",
+        "bos_token_id",  # these two by Trainer, where its processing_class has such tokens
         "dtype",
+        "eos_token_id",
         "name_or_path",
         "num_labels",
         "output_attentions",

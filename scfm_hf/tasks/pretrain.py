@@ -121,8 +121,10 @@ def pretrain(
     result = PretrainingResult(
         trainer.model, tokenizer, _last_evaluation(trainer), list(trainer.state.log_history), Path(described.output)
     )
+    # With FSDP every rank has a part of the weights.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if arguments.process_index == 0:
-        _save(result, described, trainer, train, overwrite=overwrite)
+        _save(result, described, trainer, train, weights=weights, overwrite=overwrite)
     trainer.accelerator.wait_for_everyone()
     return result
 
@@ -239,14 +241,20 @@ def _last_evaluation(trainer: CellTrainer) -> dict[str, float]:
 
 
 def _save(
-    result: PretrainingResult, config: PretrainingConfig, trainer: CellTrainer, train: CellStream, *, overwrite: bool
+    result: PretrainingResult,
+    config: PretrainingConfig,
+    trainer: CellTrainer,
+    train: CellStream,
+    *,
+    weights: dict[str, Any] | None,
+    overwrite: bool,
 ) -> None:
     """Write the finished model with all that tells how it came about, whole or not at all."""
     from scfm_hf.tasks.pretraining_card import write_card
     from scfm_hf.training.loss_curve import plot_losses
 
     with whole_folder(config.output, replace=overwrite) as folder:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder, state_dict=weights)
         result.tokenizer.save_pretrained(folder)
         (folder / "pretraining.yaml").write_text(to_yaml(config.to_dict()), encoding="utf-8")
         with whole_file(folder / "training_log.json") as file:

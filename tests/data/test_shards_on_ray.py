@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from scfm_hf.data.ray_data import map_on_ray
+from scfm_hf.data.shards import tokenize_corpus
 from scfm_hf.errors import CorpusError
 from scfm_hf.models.released import released_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-
-tokenize_corpus = pytest.importorskip("scfm_hf.data.shards", reason="needs shards of tokens").tokenize_corpus
 
 # Ray Data warns of its own settings, and leaves files open.
 pytestmark = [

@@ -155,7 +155,7 @@ def test_the_last_cells_of_an_epoch_come_once_too(
     one, several = folders
     assert on_ranks(1, train, corpus_folder, one, batch_size=world_size * batch_size) == [0]
     assert (
-        on_ranks(world_size, corpus_folder, several, batch_size=batch_size, dataloader_num_workers=workers)
+        on_ranks(world_size, train, corpus_folder, several, batch_size=batch_size, dataloader_num_workers=workers)
         == [0] * world_size
     )
     assert steps(several, world_size) == steps(one)

@@ -104,6 +104,15 @@ def test_the_configuration_comes_back(case: Case, tmp_path: Path) -> None:
     assert "keys_to_ignore_at_inference" not in written
 
 
+def test_what_trainer_writes_into_a_configuration_opens(case: Case, tmp_path: Path) -> None:
+    """The special tokens of its ``processing_class``, whether or not the model has such fields."""
+    model = case.model()
+    model.config.bos_token_id, model.config.eos_token_id = 1, 2
+    model.save_pretrained(tmp_path)
+    opened = AutoConfig.from_pretrained(tmp_path)
+    assert (opened.bos_token_id, opened.eos_token_id) == (1, 2)
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_files_have_the_usual_mode(case: Case, umask: int, tmp_path: Path) -> None:
     model = case.model()

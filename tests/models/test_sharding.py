@@ -64,5 +64,6 @@ def shard_all() -> None:
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")
 def test_models_are_sharded() -> None:
     assert on_ranks(2, shard_all) == [0, 0]
