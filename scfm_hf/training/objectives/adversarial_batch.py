@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from scfm_hf.nn.classifiers import DeepClassifier, reverse_gradient
+from scfm_hf.nn.classifiers import reverse_gradient
 from scfm_hf.training.objectives.heads import EncoderShape, as_tensors
 from scfm_hf.training.objectives.multi_task import known_cross_entropy
 from scfm_hf.training.objectives.objective import Objective, Prepared, Seen
@@ -32,6 +34,11 @@ class AdversarialBatch(Objective):
         Annotation with the batch of a cell; cells without one do not count.
     strength
         Factor of the reversed gradient.
+    pace
+        How many times as large the classifier's steps are as the encoder's: one that lags behind is fooled without the
+        batch leaving the embedding. Large batches help too.
+    hidden_size
+        Width of the classifier's two hidden layers.
     reads
         Objective whose pass through the encoder is looked at; None: one over the whole cells.
 
@@ -43,6 +50,8 @@ class AdversarialBatch(Objective):
 
     column: str
     strength: float = 1.0
+    pace: float = 5.0
+    hidden_size: int = 64
     reads: str | None = None
 
     @property
@@ -56,10 +65,10 @@ class AdversarialBatch(Objective):
         return self.reads
 
     def check(self) -> None:
-        """Raise ValueError if the strength is negative."""
+        """Raise ValueError if an option is out of range."""
         super().check()
-        if self.strength < 0:
-            raise ValueError(f"strength={self.strength} must be 0 or more.")
+        if self.strength < 0 or self.pace <= 0:
+            raise ValueError(f"strength={self.strength} must be 0 or more, pace={self.pace} above 0.")
 
     def prepare(self, cells: CellBatch, draws: Draws) -> Prepared:
         """Batches of the cells."""
@@ -67,14 +76,42 @@ class AdversarialBatch(Objective):
 
     def head(self, shape: EncoderShape) -> nn.Module:
         """The classifier that is fooled."""
-        size = shape.embedding_size
-        return DeepClassifier(size, len(shape.classes[self.column]), n_layers=3, activation=nn.LeakyReLU())
+        sizes = [shape.embedding_size, self.hidden_size, self.hidden_size, len(shape.classes[self.column])]
+        layers = [PacedLinear(before, after, pace=self.pace) for before, after in pairwise(sizes)]
+        return nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
 
     def loss(self, head: nn.Module, seen: Seen, targets: Mapping[str, Tensor]) -> Tensor:
         """Mean cross entropy over the cells whose batch is known."""
         return known_cross_entropy(
             head(reverse_gradient(seen.outputs.cell_embedding, self.strength)), targets["classes"]
         )
+
+
+class PacedLinear(nn.Linear):
+    """A linear layer that an optimiser such as Adam moves faster, as its weights are stored divided by a factor.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs
+        Sizes.
+    pace
+        The factor.
+
+    References
+    ----------
+    Karras et al. 2018, "Progressive Growing of GANs", section 4.1.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, *, pace: float) -> None:
+        super().__init__(n_inputs, n_outputs)
+        self.pace = pace
+        with torch.no_grad():
+            self.weight.div_(pace)
+            self.bias.div_(pace)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., n_inputs) -> (..., n_outputs)."""
+        return nn.functional.linear(values, self.weight * self.pace, self.bias * self.pace)
 
 
 OBJECTIVE = AdversarialBatch

@@ -118,7 +118,7 @@ class CellBatch:
             raise ValueError(
                 f"This objective needs raw counts, and {len(lacking)} of {len(self.cells)} cells have none (they have "
                 f"{', '.join(self.cells[lacking[0]])}). Give cells with gene_ids and counts, as "
-                "load_corpus(files, vocabulary=tokenizer.vocabulary) does, and set remove_unused_columns=False."
+                "load_corpus(files, tokenizer=tokenizer, encode=False) does, and set remove_unused_columns=False."
             )
         made = []
         for cell in self.cells:

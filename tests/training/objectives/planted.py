@@ -18,7 +18,6 @@ from scfm_hf.tokenization import CellTokenizer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from scfm_hf.training.objectives import Objectives
@@ -284,6 +283,16 @@ def nearest_share(vectors: np.ndarray, classes: np.ndarray, k: int = 10) -> floa
     return float((classes[nearest] == classes[:, None]).mean())
 
 
+def nearest_majority(vectors: np.ndarray, classes: np.ndarray, k: int = 15) -> float:
+    """Accuracy of telling the class of a cell by the majority of its k nearest cells by cosine."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = classes[np.argsort(-similarity, axis=1)[:, :k]]
+    votes = np.stack([(nearest == number).sum(1) for number in range(classes.max() + 1)], 1)
+    return float((votes.argmax(1) == classes).mean())
+
+
 def decoded_share(vectors: np.ndarray, classes: np.ndarray) -> float:
     """Accuracy of a logistic regression that is fitted on one half of the cells and tried on the other."""
     from sklearn.linear_model import LogisticRegression
@@ -302,8 +311,3 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     ranks, positive = rankdata(scores), labels.astype(bool)
     n = positive.sum()
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (~positive).sum()))
-
-
-def rows_of(tensor: Tensor, mask: Tensor) -> np.ndarray:
-    """Entries of a tensor where a mask is set."""
-    return tensor[mask.bool()].detach().float().numpy()

@@ -12,11 +12,12 @@ import pytest
 import torch
 from training.objectives import planted
 
+from scfm_hf.models.outputs import CellModelOutput
 from scfm_hf.training.objectives import Objectives, make_objectives
 from scfm_hf.training.objectives.collator import WHOLE
-from scfm_hf.training.objectives.heads import encode
+from scfm_hf.training.objectives.heads import EncoderShape, encode
 from scfm_hf.training.objectives.likelihoods import distribution, expected_values
-from scfm_hf.training.objectives.objective import Seen
+from scfm_hf.training.objectives.objective import Seen, make_objective
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +29,28 @@ if TYPE_CHECKING:
 N_TRAIN, N_TEST = 2000, 500
 
 
+class Budget:
+    """How long a test trains, and how far it may stay from the best."""
+
+    def __init__(self, *, full: bool) -> None:
+        self.full = full
+
+    def steps(self, quick: int) -> int:
+        return 4 * quick if self.full else quick
+
+    def slack(self, quick: float, full: float) -> float:
+        return full if self.full else quick
+
+
 @pytest.fixture(params=["quick", pytest.param("full", marks=pytest.mark.full)])
-def steps(request: pytest.FixtureRequest) -> Callable[[int], int]:
-    """Steps of training: as many as a quick version needs, or six times as many."""
-    return lambda quick: quick if request.param == "quick" else 6 * quick
+def budget(request: pytest.FixtureRequest) -> Budget:
+    return Budget(full=request.param == "full")
+
+
+@pytest.fixture(params=[pytest.param("full", marks=pytest.mark.full)])
+def full_budget(request: pytest.FixtureRequest) -> Budget:
+    """For what shows nothing in a second or two."""
+    return Budget(full=request.param == "full")
 
 
 @pytest.fixture
@@ -61,10 +80,10 @@ def evaluated(
 # --------------------------------------------------------------------------------------------------------------- genes
 
 
-def test_masked_genes_are_named_as_often_as_the_noise_allows(steps: Callable[[int], int], record: Any) -> None:
+def test_masked_genes_are_named_as_often_as_the_noise_allows(budget: Budget, record: Any) -> None:
     corpus, unseen = planted.programme_sentences(N_TRAIN), planted.programme_sentences(N_TEST, seed=1)
     objectives = make_objectives({"masked_gene": {"share": 0.2}}, tokenizer=planted.tokenizer_of_ranks())
-    model = planted.train(objectives, planted.encoder_of("geneformer"), corpus.cells, steps=steps(200))
+    model = planted.train(objectives, planted.encoder_of("geneformer"), corpus.cells, steps=budget.steps(120))
     batch = objectives.collator(unseen.cells)
     labels = batch["labels"]["masked_gene"]["labels"]
     # Where the mask stands: a gene that was left in place gives itself away.
@@ -73,24 +92,24 @@ def test_masked_genes_are_named_as_often_as_the_noise_allows(steps: Callable[[in
         logits = model.own_model("masked_gene")(**batch["inputs"]["masked_gene"]).logits
     accuracy = (logits.argmax(-1) == labels)[asked].float().mean().item()
     record(accuracy=accuracy, bayes=unseen.best)
-    assert accuracy == pytest.approx(unseen.best, abs=0.04)
+    assert accuracy == pytest.approx(unseen.best, abs=budget.slack(0.06, 0.03))
 
 
-@pytest.mark.parametrize("family", ["tgpt", "geneformer"])
-def test_the_next_gene_costs_the_conditional_entropy(family: str, steps: Callable[[int], int], record: Any) -> None:
+@pytest.mark.parametrize("family", ["tgpt", pytest.param("geneformer", marks=pytest.mark.full)])
+def test_the_next_gene_costs_the_conditional_entropy(family: str, budget: Budget, record: Any) -> None:
     corpus, unseen = planted.markov_sentences(N_TRAIN), planted.markov_sentences(N_TEST, seed=1)
     objectives = make_objectives(["next_gene"], tokenizer=planted.tokenizer_of_ranks())
     encoder = planted.encoder_of(family, embedding_layer=-1)
     # A cell teaches a causal encoder at every place, another one at a single place.
-    n_steps = steps(150 if family == "tgpt" else 250)
+    n_steps = budget.steps(120 if family == "tgpt" else 200)
     model = planted.train(objectives, encoder, corpus.cells, steps=n_steps, learning_rate=1e-2)
     with torch.no_grad():
         loss = model(**objectives.collator(unseen.cells)).loss.item()
     record(cross_entropy=loss, entropy=unseen.best)
-    assert unseen.best - 0.1 < loss < unseen.best + (0.1 if n_steps > 300 else 0.35)
+    assert unseen.best - 0.05 < loss < unseen.best + budget.slack(0.15, 0.05)
 
 
-def test_genes_are_drawn_as_the_metadata_token_says(steps: Callable[[int], int], record: Any) -> None:
+def test_genes_are_drawn_as_the_metadata_token_says(full_budget: Budget, record: Any) -> None:
     from scfm_hf.training.objectives.metadata_tokens import add_metadata_tokens, token_ids
 
     tokenizer, encoder = planted.tokenizer_of_ranks(), planted.encoder_of("geneformer")
@@ -98,7 +117,7 @@ def test_genes_are_drawn_as_the_metadata_token_says(steps: Callable[[int], int],
     add_metadata_tokens(tokenizer, encoder, columns)
     options = {"columns": ["condition"], "share": 0.4, "metadata_share": 0.3}
     objectives = make_objectives({"metadata_tokens": options}, tokenizer=tokenizer, columns=columns)
-    model = planted.train(objectives, encoder, planted.condition_sentences(N_TRAIN), steps=steps(200))
+    model = planted.train(objectives, encoder, planted.condition_sentences(N_TRAIN), steps=full_budget.steps(200))
     tokens = token_ids(tokenizer, "condition", planted.CONDITIONS)
     prompts = torch.full((2, 17), tokenizer.mask_token_id)
     prompts[:, 0] = torch.from_numpy(tokens)
@@ -110,20 +129,18 @@ def test_genes_are_drawn_as_the_metadata_token_says(steps: Callable[[int], int],
     far = 0.5 * np.abs(drawn - wanted).sum(1)
     apart = 0.5 * np.abs(wanted[0] - wanted[1]).sum()
     record(total_variation=far.max(), of_the_other_condition=apart)
-    assert far.max() < 0.25 * apart
+    assert far.max() < 0.2 * apart
 
 
 # -------------------------------------------------------------------------------------------------------------- values
 
 
 @pytest.mark.parametrize("own_head", [True, False])
-def test_masked_values_come_as_near_as_the_programme_allows(
-    own_head: bool, steps: Callable[[int], int], record: Any
-) -> None:
+def test_masked_values_come_as_near_as_the_programme_allows(own_head: bool, full_budget: Budget, record: Any) -> None:
     corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
     objectives = make_objectives({"masked_value": {"own_head": own_head}}, tokenizer=planted.tokenizer_of_values())
     encoder = planted.encoder_of("scgpt", mvc_style=None)
-    model = planted.train(objectives, encoder, corpus.cells, steps=steps(150))
+    model = planted.train(objectives, encoder, corpus.cells, steps=full_budget.steps(150 if own_head else 300))
     # What a token's value is: its log, given that the gene is expressed.
     values = np.log1p(unseen.counts / unseen.counts.sum(1, keepdims=True) * 1e3)
     expressed = unseen.counts > 0
@@ -138,7 +155,8 @@ def test_masked_values_come_as_near_as_the_programme_allows(
             predicted = head(seen)[..., 0]
     error = (predicted - targets["values"])[targets["hidden"]].square().mean().item()
     record(error=error, bayes=bayes, without_programme=plain)
-    assert error < bayes + 0.15 * (plain - bayes)
+    # The general head is slower to leave the gene's own mean.
+    assert error < bayes + (0.1 if own_head else 0.35) * (plain - bayes)
 
 
 def _error_where(values: np.ndarray, counted: np.ndarray, groups: np.ndarray) -> float:
@@ -152,43 +170,51 @@ def _error_where(values: np.ndarray, counted: np.ndarray, groups: np.ndarray) ->
     return total / counted.sum()
 
 
-@pytest.mark.parametrize(
-    ("name", "likelihood", "dropout"),
-    [("masked_value", "nb", 0.0), ("masked_value", "zinb", 0.3), ("bottleneck", "nb", 0.0)],
-)
-def test_counts_cost_as_much_as_under_the_generator(
-    name: str, likelihood: str, dropout: float, steps: Callable[[int], int], record: Any
-) -> None:
+@pytest.mark.parametrize("name", ["masked_value", pytest.param("bottleneck", marks=pytest.mark.full)])
+def test_counts_cost_as_much_as_under_the_generator(name: str, budget: Budget, record: Any) -> None:
+    loss, entropy, means, found = _fitted_counts({name: {"likelihood": "nb", "share": 0.25}}, 0.0, budget)
+    ratio = found["mean"].numpy() / means
+    off = np.median(np.abs(np.log(ratio)))
+    record(nll=loss, entropy=entropy, median_mean_ratio=np.median(ratio), median_log_error=off)
+    assert loss < entropy + budget.slack(0.2, 0.08)
+    # From an embedding of the cell itself its own counts can be told too, not their means alone.
+    assert off < (0.25 if name == "bottleneck" else budget.slack(0.25, 0.15))
+
+
+def test_the_rate_of_additional_zeros_is_recovered(full_budget: Budget, record: Any) -> None:
+    dropout = 0.3
+    described = {"masked_value": {"likelihood": "zinb", "share": 0.25}}
+    loss, entropy, means, found = _fitted_counts(described, dropout, full_budget)
+    # Only where the mean is large are additional zeros told from others.
+    rate = found["zero_logits"].sigmoid().numpy()[means > 20].mean()
+    record(nll=loss, entropy=entropy, dropout=rate, planted=dropout)
+    assert rate == pytest.approx(dropout, abs=0.03)
+    assert loss < entropy + 0.15
+
+
+def _fitted_counts(
+    described: dict[str, Any], dropout: float, budget: Budget
+) -> tuple[float, float, np.ndarray, dict[str, Tensor]]:
+    """Loss of unseen cells, entropy of the generator, true means, and the distributions that the head gives."""
     options = {"depth": 2000.0, "dropout": dropout}
     corpus, unseen = planted.counts_corpus(N_TRAIN, **options), planted.counts_corpus(N_TEST, seed=1, **options)
-    described = {name: {"likelihood": likelihood, "share": 0.25}}
     objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles())
-    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(200))
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=budget.steps(200))
+    ((name, options_of),) = described.items()
     head, seen, targets = evaluated(model, objectives, unseen.cells, name)
     with torch.no_grad():
         loss = model(**objectives.collator(unseen.cells)).loss.item()
         scores = head(seen.outputs.cell_embedding, targets["query_ids"])
-    genes = targets["query_ids"].numpy()
-    means = np.take_along_axis(unseen.means, genes, 1)
+    means = np.take_along_axis(unseen.means, targets["query_ids"].numpy(), 1)
     entropy = -planted.log_likelihood(targets["values"].numpy(), means, unseen.dispersion, dropout).mean()
-    found = distribution(scores, targets["depth"], zero_inflated=likelihood == "zinb")
-    expected = found["mean"].numpy()
-    record(nll=loss, entropy=entropy, mean_ratio=np.median(expected / means))
-    assert loss < entropy + 0.12
-    assert np.median(np.abs(np.log(expected / means))) < 0.2
-    if likelihood == "zinb":
-        # Only where the mean is large are additional zeros told from others.
-        rate = found["zero_logits"].sigmoid().numpy()[means > 20].mean()
-        record(dropout=rate, planted=dropout)
-        assert rate == pytest.approx(dropout, abs=0.04)
+    zero_inflated = options_of["likelihood"] == "zinb"
+    return loss, float(entropy), means, distribution(scores, targets["depth"], zero_inflated=zero_inflated)
 
 
-def test_denoised_counts_are_nearer_to_the_true_means_than_the_thinned_ones(
-    steps: Callable[[int], int], record: Any
-) -> None:
+def test_denoised_counts_are_nearer_to_the_true_means_than_the_thinned_ones(full_budget: Budget, record: Any) -> None:
     corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
     objectives = make_objectives({"denoising": {"share": 0.6}}, tokenizer=planted.tokenizer_of_values())
-    model = planted.train(objectives, planted.encoder_of("scgpt"), corpus.cells, steps=steps(150))
+    model = planted.train(objectives, planted.encoder_of("scgpt"), corpus.cells, steps=full_budget.steps(150))
     head, seen, targets = evaluated(model, objectives, unseen.cells, "denoising")
     with torch.no_grad():
         expected = expected_values("nb", head(seen), targets["depth"])
@@ -203,15 +229,15 @@ def test_denoised_counts_are_nearer_to_the_true_means_than_the_thinned_ones(
         return float((predicted.clamp(min=0.1).log() - means.log())[counted].square().mean())
 
     record(denoised=error(expected), thinned=error(shares * totals[:, None]), whole=error(targets["values"]))
-    assert error(expected) < 0.5 * error(shares * totals[:, None])
+    assert error(expected) < 0.6 * error(shares * totals[:, None])
     assert error(expected) < error(targets["values"])
 
 
-def test_full_depth_is_recovered_from_a_shallow_cell(steps: Callable[[int], int], record: Any) -> None:
+def test_full_depth_is_recovered_from_a_shallow_cell(full_budget: Budget, record: Any) -> None:
     corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
     options = {"min_depth": 50, "probability": 0.8, "value_share": 0.3, "zero_share": 0.3}
     objectives = make_objectives({"read_depth": options}, tokenizer=planted.tokenizer_of_profiles())
-    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(200))
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=full_budget.steps(200))
     head, seen, targets = evaluated(model, objectives, unseen.cells, "read_depth")
     with torch.no_grad():
         predicted = head(seen.outputs.cell_embedding, targets["query_ids"], targets["depths"])[..., 0].numpy()
@@ -224,20 +250,18 @@ def test_full_depth_is_recovered_from_a_shallow_cell(steps: Callable[[int], int]
     error = (targets["values"].numpy() - predicted)[counted]
     correlation = np.corrcoef(true[counted], predicted[counted])[0, 1]
     record(error=(error**2).mean(), bayes=(best**2).mean(), correlation=correlation)
-    assert correlation > 0.97
+    assert correlation > 0.95
     assert (error**2).mean() < 1.15 * (best**2).mean()
 
 
 @pytest.mark.parametrize("family", ["scgpt", "scimilarity"])
-def test_generated_values_come_as_near_as_the_programme_allows(
-    family: str, steps: Callable[[int], int], record: Any
-) -> None:
+def test_generated_values_come_as_near_as_the_programme_allows(family: str, full_budget: Budget, record: Any) -> None:
     corpus, unseen = planted.counts_corpus(N_TRAIN), planted.counts_corpus(N_TEST, seed=1)
     own = family == "scgpt"
     tokenizer = planted.tokenizer_of_values() if own else planted.tokenizer_of_profiles()
     encoder = planted.encoder_of(family, **({"generative": True, "mvc_style": None} if own else {}))
     objectives = make_objectives(["generative"], tokenizer=tokenizer)
-    model = planted.train(objectives, encoder, corpus.cells, steps=steps(150))
+    model = planted.train(objectives, encoder, corpus.cells, steps=full_budget.steps(150))
     assert bool(model._own_models) == own
     with torch.no_grad():
         loss = model(**objectives.collator(unseen.cells)).loss.item()
@@ -245,17 +269,16 @@ def test_generated_values_come_as_near_as_the_programme_allows(
     expressed = unseen.counts > 0
     bayes, plain = (_error_where(values, expressed, by) for by in (unseen.programmes, np.zeros(N_TEST, int)))
     record(error=loss, bayes=bayes, without_programme=plain)
-    assert loss < bayes + 0.15 * (plain - bayes)
+    # All that the general head knows has to go through the cell embedding.
+    assert loss < bayes + (0.1 if own else 0.3) * (plain - bayes)
 
 
-def test_expressed_genes_are_told_as_well_as_their_probability_tells_them(
-    steps: Callable[[int], int], record: Any
-) -> None:
+def test_expressed_genes_are_told_as_well_as_their_probability_tells_them(budget: Budget, record: Any) -> None:
     options = {"depth": 60.0}
     corpus, unseen = planted.counts_corpus(N_TRAIN, **options), planted.counts_corpus(N_TEST, seed=1, **options)
     described = {"binary_expression": {"share": 0.3, "n_queries": 12}}
     objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles())
-    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(150))
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=budget.steps(120))
     head, seen, targets = evaluated(model, objectives, unseen.cells, "binary_expression")
     with torch.no_grad():
         logits = head(seen.outputs.cell_embedding, targets["query_ids"])[..., 0].numpy()
@@ -265,7 +288,7 @@ def test_expressed_genes_are_told_as_well_as_their_probability_tells_them(
     zero = np.exp(planted.log_likelihood(np.zeros_like(means), means, unseen.dispersion, 0.0))
     got, bayes = (planted.auc(scores[asked], labels[asked]) for scores in (logits, np.log(1 - zero) - np.log(zero)))
     record(auc=got, bayes=bayes)
-    assert got > bayes - 0.03
+    assert got > bayes - budget.slack(0.04, 0.015)
 
 
 # --------------------------------------------------------------------------------------------------------------- cells
@@ -275,13 +298,11 @@ def test_expressed_genes_are_told_as_well_as_their_probability_tells_them(
     ("name", "options"),
     [
         ("contrastive", {"view": "genes"}),
-        ("contrastive", {"view": "counts"}),
+        pytest.param("contrastive", {"view": "counts"}, marks=pytest.mark.full),
         ("triplets", {"column": "programme"}),
     ],
 )
-def test_cells_of_one_programme_are_nearest(
-    name: str, options: dict[str, Any], steps: Callable[[int], int], record: Any
-) -> None:
+def test_cells_of_one_programme_are_nearest(name: str, options: dict[str, Any], budget: Budget, record: Any) -> None:
     settings = {"depth": 40.0, "batch_effect": 0.6}
     corpus, unseen = planted.counts_corpus(N_TRAIN, **settings), planted.counts_corpus(N_TEST, seed=1, **settings)
     columns = {"programme": planted.PROGRAMMES}
@@ -290,13 +311,13 @@ def test_cells_of_one_programme_are_nearest(
     before = planted.nearest_share(
         planted.embed(objectives.model(encoder).eval(), objectives, unseen.cells), unseen.programmes
     )
-    model = planted.train(objectives, encoder, corpus.cells, steps=steps(80))
+    model = planted.train(objectives, encoder, corpus.cells, steps=budget.steps(80))
     got = planted.nearest_share(planted.embed(model, objectives, unseen.cells), unseen.programmes)
     record(nearest_of_same_programme=got, before=before)
-    assert got > 0.97
+    assert got > budget.slack(0.93, 0.97)
 
 
-def test_labels_are_told_as_often_as_their_noise_allows(steps: Callable[[int], int], record: Any) -> None:
+def test_labels_are_told_as_often_as_their_noise_allows(budget: Budget, record: Any) -> None:
     noise = 0.2
     corpus, unseen = (planted.counts_corpus(n_cells, seed=seed) for n_cells, seed in ((N_TRAIN, 0), (N_TEST, 1)))
     random = np.random.default_rng(9)
@@ -309,7 +330,7 @@ def test_labels_are_told_as_often_as_their_noise_allows(steps: Callable[[int], i
     columns = {"noisy": planted.PROGRAMMES, "parity": ["0", "1"]}
     described = {"multi_task": {"columns": ["noisy", "parity"]}}
     objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles(), columns=columns)
-    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(100))
+    model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=budget.steps(80))
     head, seen, targets = evaluated(model, objectives, unseen.cells, "multi_task")
     with torch.no_grad():
         noisy, parity = (scores.argmax(1) for scores in head(seen.outputs.cell_embedding))
@@ -322,21 +343,57 @@ def test_labels_are_told_as_often_as_their_noise_allows(steps: Callable[[int], i
     assert of_known > 0.97
 
 
-def test_the_batch_leaves_the_embedding_and_the_programme_stays(steps: Callable[[int], int], record: Any) -> None:
-    settings = {"batch_effect": 0.7, "depth": 800.0}
+def test_the_batch_leaves_the_embedding_and_the_programme_stays(full_budget: Budget, record: Any) -> None:
+    """Over a plain network: large batches of many steps, which an encoder of tokens would need minutes for."""
+    settings = {"batch_effect": 0.5}
     corpus, unseen = planted.counts_corpus(N_TRAIN, **settings), planted.counts_corpus(N_TEST, seed=1, **settings)
-    columns = {"programme": planted.PROGRAMMES, "batch": planted.BATCHES}
-    decoded = {}
-    for strength in (0.0, 1.0):
-        described = {
-            "multi_task": {"columns": ["programme"]},
-            "adversarial_batch": {"column": "batch", "strength": strength},
-        }
-        objectives = make_objectives(described, tokenizer=planted.tokenizer_of_profiles(), columns=columns)
-        model = planted.train(objectives, planted.encoder_of("scimilarity"), corpus.cells, steps=steps(200))
-        vectors = planted.embed(model, objectives, unseen.cells)
-        decoded[strength] = [planted.decoded_share(vectors, of) for of in (unseen.batches, unseen.programmes)]
-    record(batch_without=decoded[0.0][0], batch=decoded[1.0][0], programme=decoded[1.0][1], chance=0.5)
-    assert decoded[0.0][0] > 0.85
-    assert decoded[1.0][0] < 0.65
-    assert decoded[1.0][1] > 0.97
+    decoded = {strength: _embedded_against_batches(corpus, unseen, strength, full_budget) for strength in (0.0, 1.0)}
+    found = {
+        name: [planted.decoded_share(vectors, numbers), planted.nearest_majority(vectors, numbers)]
+        for name, vectors, numbers in (
+            ("without", decoded[0.0], unseen.batches),
+            ("batch", decoded[1.0], unseen.batches),
+            ("programme", decoded[1.0], unseen.programmes),
+        )
+    }
+    for name, (linear, nearest) in found.items():
+        record(**{f"{name}_linear": linear, f"{name}_nearest": nearest})
+    assert min(found["without"]) > 0.7
+    assert max(found["batch"]) < 0.65
+    assert min(found["programme"]) > 0.97
+
+
+def _embedded_against_batches(
+    corpus: planted.Counts, unseen: planted.Counts, strength: float, budget: Budget
+) -> np.ndarray:
+    """Embeddings of unseen cells, trained to tell the programme and, by the objective, not the batch."""
+    classes = {"batch": planted.BATCHES, "programme": planted.PROGRAMMES}
+    shape = EncoderShape(
+        embedding_size=16, state_size=None, vocab_size=0, gene_size=None, hides_values=False, classes=classes
+    )
+    objectives = [
+        make_objective("adversarial_batch", {"column": "batch", "strength": strength}),
+        make_objective("multi_task", {"columns": ["programme"]}),
+    ]
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Linear(planted.N_GENES, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
+    heads = [one.head(shape) for one in objectives]
+    optimiser = torch.optim.AdamW([one for part in (encoder, *heads) for one in part.parameters()], 1e-3)
+    n_steps = budget.steps(300)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=n_steps, pct_start=0.2)
+    values, of_unseen = (
+        torch.tensor(np.log1p(part.counts / part.counts.sum(1, keepdims=True) * 1e3), dtype=torch.float32)
+        for part in (corpus, unseen)
+    )
+    batches, programmes = torch.tensor(corpus.batches), torch.tensor(corpus.programmes)
+    for _ in range(n_steps):
+        rows = torch.randint(len(values), (256,))
+        seen = Seen(CellModelOutput(cell_embedding=encoder(values[rows])), {}, None, True)
+        targets = [{"classes": batches[rows]}, {"programme": programmes[rows]}]
+        losses = [one.loss(head, seen, target) for one, head, target in zip(objectives, heads, targets, strict=True)]
+        optimiser.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        return encoder(of_unseen).numpy()
