@@ -63,7 +63,8 @@ def last_step(run: Path) -> int:
 @pytest.mark.full
 def test_killed_from_outside_again_and_again_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     """A process of its own, killed some moment after each fourth step, as a scheduler would."""
-    whole = written(tmp_path / "whole", config(tmp_path / "whole"))
+    # An evaluation draws a random number, so both runs evaluate after every step.
+    whole = written(tmp_path / "whole", config(tmp_path / "whole", training__save_steps=1))
     assert subprocess.run(command(whole)).returncode == 0
     path = written(tmp_path / "killed", config(tmp_path / "killed", training__save_steps=1))
     run, kills = tmp_path / "killed" / "model-run", 0
