@@ -20,7 +20,7 @@ _DECIDED_BY_THE_RUN = frozenset({"files", "tokenizer", "encode", "vocabulary", "
 #: Options of TrainingArguments that the run itself decides.
 _DECIDED_BY_RUN = frozenset({"output_dir", "resume_from_checkpoint", "remove_unused_columns"})
 #: Keys of ``tokenizer`` that build one from the corpus; those of the scheme come on top.
-_BUILDING = ("scheme", "min_cells", "max_length", "species", "options")
+_BUILDING = ("scheme", "min_cells", "max_length", "species", "options", "counting")
 
 _YAML_NUMBER = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
 

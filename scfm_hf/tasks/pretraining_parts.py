@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm_hf.errors import ConfigurationError
+from scfm_hf.errors import ConfigurationError, ScfmError
 from scfm_hf.genes import GeneVocabulary
-from scfm_hf.tasks.pretraining_genes import counts_of_corpus, grow, with_new_genes
+from scfm_hf.tasks.pretraining_genes import READING, counts_of_corpus, grow, with_new_genes
 from scfm_hf.tokenization import Ragged
 
 if TYPE_CHECKING:
@@ -59,18 +59,16 @@ def _built(
     max_length: int | None = None,
     species: str | None = None,
     options: dict[str, Any] | None = None,
+    counting: dict[str, Any] | None = None,
 ) -> CellTokenizer:
     from scfm_hf.genes import recognise_species
     from scfm_hf.tokenization import CellTokenizer
     from scfm_hf.tokenization.scheme import scheme_class
 
     needed = set(scheme_class(scheme).needs)
-    if needed - {"median"}:
-        raise ConfigurationError(
-            f"tokenizer.scheme: {scheme!r} needs the gene statistics {', '.join(sorted(needed))}, which are not "
-            "computed from a corpus here. Make a tokenizer with CellTokenizer.from_vocabulary, save it, and name "
-            "its folder (tokenizer.from)."
-        )
+    if needed - {"median"} or counting is not None:
+        described = {"scheme": scheme, "min_cells": min_cells, "max_length": max_length, "gene_species": species}
+        return _of_all_cells(config, counting or {}, **described, **(options or {}))
     corpus = counts_of_corpus(config)
     n_cells, medians = gene_statistics(corpus, medians="median" in needed)
     kept = np.flatnonzero(n_cells >= min_cells)
@@ -87,6 +85,19 @@ def _built(
     return CellTokenizer.from_vocabulary(
         vocabulary, scheme=scheme, statistics=statistics, max_length=max_length, **{**chosen, **(options or {})}
     )
+
+
+def _of_all_cells(config: PretrainingConfig, counting: dict[str, Any], **described: Any) -> CellTokenizer:
+    """A tokenizer from statistics of all cells, as many schemes need (extra ``curation``)."""
+    from scfm_hf.data.corpus_tokenizer import tokenizer_from_corpus
+
+    reading = {name: value for name, value in config.corpus_options.items() if name in READING and name != "seed"}
+    try:
+        return tokenizer_from_corpus(config.files, counting={"progress": False, **reading, **counting}, **described)
+    except ScfmError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"tokenizer: {error}") from error
 
 
 def gene_statistics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import defaultdict
@@ -130,28 +131,29 @@ class CellTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the gradient, just before the weights change: the last moment to stop."""
         norm = super()._get_grad_norm(model, grad_norm)
-        loss, gradient = self._loss_is_finite, torch.as_tensor(norm if norm is not None else 0.0)
+        gradient = float(norm) if norm is not None else 0.0
+        loss_is_finite = self._loss_is_finite is None or bool(self._loss_is_finite)
         self._loss_is_finite = None
         # With half-precision floats the scaler expects gradients that overflow now and then, and skips the step.
         scaled = getattr(self.accelerator, "scaler", None) is not None
-        found = torch.stack(
-            [
-                torch.ones((), dtype=torch.bool) if loss is None else loss.cpu(),
-                torch.isfinite(gradient.detach().cpu()).all() | scaled,
-            ]
-        )
-        if self.accelerator.num_processes > 1:  # all ranks stop, or none
-            found = self.accelerator.reduce((~found).int().to(self.accelerator.device), reduction="sum").cpu() == 0
-        if not found.all():
-            self._stop(bool(found[0]), gradient)
+        found = self._on_all_ranks([loss_is_finite, scaled or math.isfinite(gradient)])
+        if not all(found):
+            self._stop(found[0], gradient)
         return norm
 
-    def _stop(self, loss_is_finite: bool, gradient: Tensor) -> None:
+    def _on_all_ranks(self, fine: list[bool]) -> list[bool]:
+        """Whether each thing is fine on all ranks, so that all of them stop or none."""
+        if self.accelerator.num_processes == 1:
+            return fine
+        wrong = torch.tensor([not one for one in fine], dtype=torch.int32, device=self.accelerator.device)
+        return [not one for one in self.accelerator.reduce(wrong, reduction="sum").tolist()]
+
+    def _stop(self, loss_is_finite: bool, gradient: float) -> None:
         what = "gradient" if loss_is_finite else "loss"
         by_name = {name: round(float(values[-1][0]), 6) for name, values in self._losses["loss"].items() if values}
         raise TrainingError(
             f"The {what} of step {self.state.global_step + 1} is not finite"
-            + (f" (losses {by_name})" if by_name else f" (norm of the gradient {float(gradient):g})")
+            + (f" (losses {by_name})" if by_name else f" (norm of the gradient {gradient:g})")
             + f"; learning rate {self._get_learning_rate():g}. Nothing was changed by this step. {self._kept()} Lower "
             "learning_rate or max_grad_norm, train in bf16 rather than fp16, or look for damaged values in the data."
         )
@@ -229,9 +231,9 @@ class CellTrainer(Trainer):
         damaged = [
             name
             for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad and not torch.isfinite(parameter.detach()).all()
+            if parameter.requires_grad and not bool(torch.isfinite(_local(parameter)).all())
         ]
-        if damaged:
+        if not all(self._on_all_ranks([not damaged])):
             raise TrainingError(
                 f"After step {self.state.global_step} {len(damaged)} parameters hold values that are not finite "
                 f"(first: {', '.join(damaged[:3])}); no checkpoint was written of them. {self._kept()} "
@@ -307,6 +309,12 @@ def _offered_callbacks(dataset: Any, given: list[TrainerCallback]) -> list[Train
     offers = getattr(dataset, "trainer_callback", None)
     offered = offers() if offers is not None else None
     return [] if offered is None or any(isinstance(one, type(offered)) for one in given) else [offered]
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """The values of a parameter that this rank holds."""
+    values = parameter.detach()
+    return values.to_local() if hasattr(values, "to_local") else values
 
 
 def _put_in_place(new: Path, final: Path) -> None:

@@ -179,6 +179,20 @@ def test_training_goes_on_from_a_saved_model(finished: Path, tmp_path: Path) -> 
     assert json.loads((result.output / "scfm_manifest.json").read_text())["base_model"]
 
 
+def test_statistics_of_all_cells_make_the_tokenizer_where_its_scheme_needs_them(tmp_path: Path) -> None:
+    result = pretrain(
+        config(
+            tmp_path,
+            tokenizer={"scheme": "cellprofile", "min_cells": 8, "max_length": None, "counting": {"accuracy": None}},
+            model={"family": "cellprofile", "config": {"hidden_size": 16, "output_size": 12, "factor_size": 8}},
+            objectives={"contrastive": {}},
+            training__max_steps=2,
+        )
+    )
+    assert np.isfinite(result.tokenizer.statistics["deviation"]).sum() > 1000
+    assert np.isfinite(result.metrics["eval_loss"])
+
+
 @pytest.mark.parametrize("init", [pytest.param("mean", marks=pytest.mark.full), "neighbours"])
 def test_a_model_learns_genes_of_the_corpus_that_it_does_not_know(init: str, finished: Path, tmp_path: Path) -> None:
     known = AutoTokenizer.from_pretrained(finished / "model").vocabulary
@@ -248,8 +262,8 @@ def test_values_that_only_the_parts_can_judge_are_named_too(tmp_path: Path) -> N
         pretrain(config(tmp_path, training__lr_scheduler_type="bogus"))
     with pytest.raises(ConfigurationError, match=r"model\.config: .*hidden"):
         pretrain(config(tmp_path, model__config={"hidden_size": 7, "num_attention_heads": 2}))
-    with pytest.raises(ConfigurationError, match="deviation"):
-        pretrain(config(tmp_path / "b", tokenizer={"scheme": "cellprofile"}))
+    with pytest.raises(ConfigurationError, match="tokenizer: .*chromosome, start"):
+        pretrain(config(tmp_path / "b", tokenizer={"scheme": "uce", "counting": {"accuracy": None}}))
     with pytest.raises(CorpusError, match=r"nowhere\.h5ad"):
         pretrain(config(tmp_path / "c", corpus__files="nowhere.h5ad"))
 

@@ -63,10 +63,13 @@ class MetadataTokens(MaskedGene):
         """Hide genes, and put the metadata before them."""
         encoded, wanted = self.hide(cells, draws)
         shown, predicted = self._metadata(cells, draws)
-        return Prepared(
-            cells.pad(with_tokens(encoded, shown, cells)),
-            {"labels": padded(_inserted(wanted, predicted, _places(encoded, cells)), -100, np.int64)},
-        )
+        made = with_tokens(encoded, shown, cells)
+        # Cells that were as long as the tokenizer allows are cut, and so is what is told of them.
+        labels = [
+            row[: len(ids)]
+            for row, ids in zip(_inserted(wanted, predicted, _places(encoded, cells)), made["input_ids"], strict=True)
+        ]
+        return Prepared(cells.pad(made), {"labels": padded(labels, -100, np.int64)})
 
     def _metadata(self, cells: CellBatch, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         """Tokens that are shown, and labels, int64, (n_cells, n_columns) each."""
