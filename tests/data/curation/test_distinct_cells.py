@@ -56,7 +56,7 @@ def plant(folder: Path, copies: Path, n_cells: int) -> None:
 
 
 def test_different_cells_are_no_pair_and_copies_among_them_are_found(tmp_path: Path) -> None:
-    folder = write_draws(tmp_path / "draws", n_files=2, n_cells=1000)
+    folder = write_draws(tmp_path / "draws", n_files=2, n_cells=600)
     prints = fingerprint(cell_sources(folder, Reading()))
     assert (prints.own_hashes > 0).all()
     assert duplicate_pairs(prints).empty
