@@ -24,6 +24,8 @@ _PLACES = {
     "shipped_models": "models.shipped",
     "convert_checkpoint": "conversion",
     "load_corpus": "data.corpus",
+    "curate_corpus": "data.curation",
+    "leakage_report": "data.curation",
     "embed": "tasks.embed",
     "annotate": "tasks.annotate",
     "integrate": "tasks.integrate",

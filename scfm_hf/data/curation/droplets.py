@@ -74,8 +74,14 @@ def doublets(counts: sparse.csr_array, *, expected_rate: float = 0.06, seed: int
     sample = anndata.AnnData(sparse.csr_matrix(counts[cells].astype(np.float32)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # The exact search of scanpy 1.11 fails with scikit-learn 1.9, so a small sample must not choose it.
         scanpy.pp.scrublet(
-            sample, expected_doublet_rate=expected_rate, random_state=seed, n_prin_comps=_COMPONENTS, verbose=False
+            sample,
+            expected_doublet_rate=expected_rate,
+            random_state=seed,
+            n_prin_comps=_COMPONENTS,
+            use_approx_neighbors=True,
+            verbose=False,
         )
     judged.scores[cells] = sample.obs["doublet_score"].to_numpy(np.float64)
     if "predicted_doublet" in sample.obs:  # absent where Scrublet finds no threshold

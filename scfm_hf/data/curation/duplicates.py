@@ -29,6 +29,8 @@ _NEIGHBOURS = 3
 # Sketches of copies agree up to their error, 1 / sqrt(128) of what is left to 1; cells further apart are not read.
 _LEAST_SKETCH_COSINE = 0.8
 _PAIRS_READ = 2048
+# Most that one gene adds to a difference: a few genes that an annotation counts otherwise must not decide.
+_MOST_OF_A_GENE = 4.0
 
 COLUMNS = ("first", "second", "kind", "found_by", "cosine", "difference")
 
@@ -56,8 +58,9 @@ def duplicate_pairs(
     min_cosine
         Least cosine of the log-normalised counts of two cells alike.
     max_difference
-        Greatest difference of two cells alike: the mean of (a - b)^2 / (a + b) over the genes that either shows. It is
-        about 1, or more, for two samples drawn from the same RNA, whatever their depth, and 0 for equal counts.
+        Greatest difference of two cells alike: the mean of (a - b)^2 / (a + b), at most 4, over the genes that either
+        shows. It is about 1, or more, for two samples drawn from the same RNA, whatever their depth, and 0 for equal
+        counts.
     search
         How cells without a common barcode are searched. ``"auto"`` compares all up to 100,000 cells.
 
@@ -258,8 +261,10 @@ def _difference(first: sparse.csr_array, second: sparse.csr_array) -> NDArray[np
     inverse = total.copy()
     inverse.data = 1 / inverse.data
     n_genes = np.diff(total.indptr)
+    parts = apart.multiply(apart).multiply(inverse).tocsr()
+    parts.data = np.minimum(parts.data, _MOST_OF_A_GENE)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(apart.multiply(apart).multiply(inverse).sum(axis=1) / n_genes)
+        return np.asarray(parts.sum(axis=1) / n_genes)
 
 
 def _unique(pairs: list[NDArray[np.int64]]) -> NDArray[np.int64]:

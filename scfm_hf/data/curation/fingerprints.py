@@ -200,7 +200,10 @@ class _Projections:
     def __init__(
         self, genes: Sequence[FileGenes], columns: Sequence[NDArray[np.int64]], registry: GeneRegistry
     ) -> None:
-        self._matrices: list[NDArray[np.float32] | None] = [None] * len(columns)
+        self._columns = columns
+        #: Numbers drawn for each gene, by species; the last line is for columns that are no gene.
+        self._drawn: list[NDArray[np.float32] | None] = [None] * len(columns)
+        self._last: tuple[int, NDArray[np.float32]] | None = None
         whole = [number for number, one in enumerate(columns) if (one >= 0).sum() >= _WHOLE_TRANSCRIPTOME]
         for species in {genes[number].species for number in whole}:
             files = [number for number in whole if genes[number].species == species]
@@ -214,14 +217,17 @@ class _Projections:
             drawn[:-1][~shared] = 0
             drawn[-1] = 0
             for number in files:
-                self._matrices[number] = drawn[columns[number]]
+                self._drawn[number] = drawn
 
     def __call__(self, number: int, rows: Rows) -> NDArray[np.float32]:
         from scipy.sparse import csr_array
 
-        matrix, n_cells = self._matrices[number], len(rows.offsets) - 1
-        if matrix is None:
+        drawn, n_cells = self._drawn[number], len(rows.offsets) - 1
+        if drawn is None:
             return np.full((n_cells, _SKETCH_SIZE), np.nan, np.float32)
+        if self._last is None or self._last[0] != number:
+            self._last = number, drawn[self._columns[number]]
+        matrix = self._last[1]
         totals = _row_sums(rows.values.astype(np.float64), rows.offsets).clip(1)
         logs = np.log1p(rows.values * np.repeat(1e4 / totals, np.diff(rows.offsets))).astype(np.float32)
         made = csr_array((logs, rows.columns, rows.offsets), (n_cells, len(matrix))) @ matrix
