@@ -21,7 +21,7 @@ def test_a_corpus_becomes_a_tokenizer_and_shards_and_goes_to_a_hub(
     scfm: Scfm, cells: Path, tmp_path: Path, hub: HubServer, repo_id: str
 ) -> None:
     tokenizer, tokens = tmp_path / "tokenizer", tmp_path / "tokens"
-    done = scfm("vocabulary", cells, "-o", tokenizer, "--min-cells", 3, "--max-length", 64, "--exact")
+    done = scfm("vocabulary", cells, "-o", tokenizer, "--min-cells", 1, "--max-length", 64, "--exact")
     assert done.exit_code == 0, done.stderr
     assert "statistics: median" in done.stdout
     call = ["shards", cells, "--tokenizer", tokenizer, "-o", tokens, "--labels", "cell_type", "--shard-size", 24]
