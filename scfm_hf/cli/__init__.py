@@ -17,7 +17,9 @@ from scfm_hf.cli import (
     pretrain,
     pull,
     push,
+    shards,
     tokenize,
+    vocabulary,
 )
 
 app = typer.Typer(
@@ -34,6 +36,8 @@ for command in (
     curate,
     convert,
     tokenize,
+    vocabulary,
+    shards,
     embed,
     pretrain,
     finetune,

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfm_hf.data.corpus_file import CorpusFile
     from scfm_hf.data.stream import CellStream
 
 #: Rows read, and rows counted, at a time.
@@ -114,7 +113,7 @@ class CorpusStatistics:
             "exact_cells": self.quantiles.exact_cells,
             "groups": list(self.groups),
         }
-        arrays = {f"quantiles/{name}": array for name, array in self.quantiles.to_arrays().items()}
+        arrays: dict[str, Any] = {f"quantiles/{name}": array for name, array in self.quantiles.to_arrays().items()}
         for number, sums in enumerate(self.groups.values()):
             arrays |= {f"{number}/{name}": array for name, array in sums.to_arrays().items()}
         with whole_file(path, replace=True) as new, new.open("wb") as file:

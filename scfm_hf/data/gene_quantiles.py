@@ -127,7 +127,7 @@ class GeneQuantiles:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All of it as arrays, for a file."""
         genes, values = self._let_go()
-        arrays = {"n_values": self.n_values, "genes": genes, "values": values}
+        arrays: dict[str, NDArray[Any]] = {"n_values": self.n_values, "genes": genes, "values": values}
         if self._buckets is not None:
             for name in ("data", "indices", "indptr"):
                 arrays[f"buckets_{name}"] = getattr(self._buckets, name)

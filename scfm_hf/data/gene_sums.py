@@ -41,7 +41,7 @@ class ExactSums:
     @property
     def values(self) -> NDArray[np.float64]:
         """The sums, float64, (size,)."""
-        return (self.high * 2.0**32 + self.low) * _UNIT
+        return (self.high * np.float64(2**32) + self.low).astype(np.float64) * _UNIT
 
     def _add(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
         low = self.low + low

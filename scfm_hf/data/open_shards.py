@@ -151,6 +151,7 @@ def push_shards(
     *,
     private: bool | None = None,
     revision: str | None = None,
+    create_pr: bool = False,
     token: str | bool | None = None,
     commit_message: str | None = None,
 ) -> str:
@@ -168,6 +169,8 @@ def push_shards(
         Whether a new one is private.
     revision
         Branch, made if it does not exist.
+    create_pr
+        Open a pull request instead.
     token
         Of the account.
     commit_message
@@ -175,7 +178,7 @@ def push_shards(
 
     Returns
     -------
-    Address of the commit.
+    Address of the commit, or of the pull request.
 
     Raises
     ------
@@ -190,17 +193,18 @@ def push_shards(
     check_shards(folder, manifest)
     api = HfApi(token=token, library_name="scfm_hf")
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    if revision is not None:
+    if revision is not None and not create_pr and not revision.startswith("refs/"):
         api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
     done = api.upload_folder(
         repo_id=repo_id,
         folder_path=Path(folder),
         repo_type="dataset",
         revision=revision,
+        create_pr=create_pr,
         commit_message=commit_message or f"Upload {manifest.n_rows:,} tokenised cells",
         delete_patterns=["data/*", "tokenizer/*"],
     )
-    return str(done.commit_url)
+    return str(done.pr_url or done.commit_url)
 
 
 def _address(place: str | os.PathLike[str], revision: str | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scfm_hf.data.interchange import arrow_table, features
 from scfm_hf.data.order import Window
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from scfm_hf.data.stream import CellStream
-    from scfm_hf.data.window_reader import Cells
     from scfm_hf.tokenization import CellTokenizer
 
 #: Order of the rows: as they are stored, file after file, or mixed as the stream mixes them.
@@ -102,7 +103,13 @@ class ShardPlan:
         import pyarrow as pa
 
         schema = self.features.arrow_schema
-        return pa.concat_tables([_table(self._stream.read(part), schema) for part in self._parts(number)])
+        tables = []
+        for part in self._parts(number):
+            cells = self._stream.read(part)
+            if "input_ids" in cells:
+                cells["length"] = [len(ids) for ids in cells["input_ids"]]
+            tables.append(arrow_table(cells, schema))
+        return pa.concat_tables(tables)
 
     def _parts(self, number: int) -> list[Window]:
         if self.order == "mixed":
@@ -117,8 +124,6 @@ class ShardPlan:
 
 def tokenizer_digest(tokenizer: CellTokenizer) -> str:
     """Sha256 of all that decides what a tokenizer makes of a cell; the same after saving and loading."""
-    import json
-
     digest = sha256(tokenizer.vocabulary_digest.encode())
     cell_options = {**tokenizer.init_kwargs.get("cell_options", {}), "vocabulary_digest": None}
     described = [cell_options, tokenizer.init_kwargs.get("matching", {}), str(tokenizer.model_max_length)]
@@ -133,8 +138,6 @@ def _features(stream: CellStream) -> datasets.Features:
     """Types of the columns: those of the stream, with small whole numbers, and without the mask, which says nothing."""
     from datasets import Features, List, Value
 
-    from scfm_hf.data.interchange import features
-
     typed: dict[str, Any] = {}
     for name, feature in features(stream).items():
         annotation = stream.annotation.get(name)
@@ -148,22 +151,6 @@ def _features(stream: CellStream) -> datasets.Features:
         if name == "input_ids":
             typed["length"] = Value("int32")
     return Features(typed)
-
-
-def _table(cells: Cells, schema: pa.Schema) -> pa.Table:
-    import pyarrow as pa
-
-    columns = []
-    for field in schema:
-        entries: list[Any] = cells[field.name] if field.name != "length" else [*map(len, cells["input_ids"])]
-        if pa.types.is_list(field.type):
-            offsets = np.concatenate([[0], np.cumsum([len(entry) for entry in entries])]).astype(np.int32)
-            kind = field.type.value_type.to_pandas_dtype()
-            flat = np.concatenate(entries).astype(kind) if entries else np.empty(0, kind)
-            columns.append(pa.ListArray.from_arrays(offsets, pa.array(flat)).cast(field.type))
-        else:
-            columns.append(pa.array(entries, field.type, from_pandas=True))
-    return pa.table(columns, schema=schema)
 
 
 def _names(places: Sequence[str]) -> list[str]:

@@ -84,6 +84,8 @@ def tokenize_corpus(
     ------
     FileExistsError
         If there is something at ``output``.
+    ValueError
+        If the tokenizer must see all cells of a file before it encodes one.
     CorpusError
         If a file cannot be used, the disk is full, or shards were begun there with other files, options or another
         tokenizer.
@@ -93,6 +95,11 @@ def tokenize_corpus(
     from scfm_hf.data.corpus import load_corpus
     from scfm_hf.data.shard_card import shard_card
 
+    if tokenizer.scheme(**options).looks_ahead:
+        raise ValueError(
+            "The tokenizer looks at all cells of a file before it encodes one, which shards cannot wait for. Tokenise "
+            "each file with tokenizer.to_dataset, or scfm tokenize."
+        )
     stream = load_corpus(
         files,
         tokenizer=tokenizer,

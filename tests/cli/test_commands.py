@@ -27,6 +27,8 @@ COMMANDS = (
     "curate",
     "convert",
     "tokenize",
+    "vocabulary",
+    "shards",
     "embed",
     "pretrain",
     "finetune",

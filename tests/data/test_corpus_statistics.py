@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import pytest
 from scipy import sparse
@@ -18,6 +17,7 @@ from scfm_hf.errors import CorpusError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import anndata
     from numpy.typing import NDArray
 
 needs_sketch = [

@@ -1,4 +1,4 @@
-"""Shards are opened only if all of them are there and unchanged, here and on a hub; the stock Trainer learns from them."""
+"""Shards are opened only if all are there and unchanged, here and on a hub; the stock Trainer learns from them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import anndata
-
     from hub_server.server import HubServer
+
     from scfm_hf.tokenization import CellTokenizer
 
 
