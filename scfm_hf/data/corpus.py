@@ -288,7 +288,8 @@ def _annotation(parts: Sequence[pd.Series], *, as_code: bool = False) -> CellAnn
         return CellAnnotation(np.concatenate([part.to_numpy() for part in parts]))
     texts = [part.astype("category").cat.rename_categories(str) for part in parts]
     names = sorted({name for text in texts for name in text.cat.remove_unused_categories().cat.categories})
-    codes = [text.cat.set_categories(names).cat.codes.to_numpy().astype(np.int64) for text in texts]
+    # In the smallest type that holds them, as there is one a cell of the corpus.
+    codes = [text.cat.set_categories(names).cat.codes.to_numpy() for text in texts]
     return CellAnnotation(np.concatenate(codes), tuple(names), as_code)
 
 

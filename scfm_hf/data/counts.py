@@ -93,6 +93,15 @@ class Harmoniser:
     def _identity(self) -> bool:
         return bool((self.targets == np.arange(len(self.targets))).all())
 
+    @cached_property
+    def _all_known(self) -> bool:
+        return bool((self.targets >= 0).all())
+
+    @cached_property
+    def _in_order(self) -> bool:
+        """Whether columns that ascend in the file do so in the vocabulary."""
+        return bool((np.diff(self.targets[self.targets >= 0]) > 0).all())
+
     def __call__(self, rows: Rows) -> Rows:
         """The counts of known genes, columns ascending in each row, each once: columns of one gene are summed.
 
@@ -106,13 +115,13 @@ class Harmoniser:
             if len(ends) and (rows.columns[ends - 1].max() >= len(self.targets) or rows.columns.min() < 0):
                 raise IndexError("columns out of bounds")
             return Rows(rows.values, rows.columns.astype(np.int32, copy=False), rows.offsets)
-        # Without a sign, so that a negative column is out of bounds.
-        columns = self.targets[rows.columns.astype(rows.columns.dtype.str.replace("i", "u"), copy=False)]
+        if rows.columns.min(initial=0) < 0:
+            raise IndexError("columns out of bounds")
+        columns = self.targets.take(rows.columns)
         mapped = Rows(rows.values, columns, rows.offsets)
-        known = columns >= 0
-        if not known.all():
+        if not self._all_known and not (known := columns >= 0).all():
             mapped = kept_values(mapped, known)
-        if _follows(np.greater, mapped).all():
+        if self._in_order and _follows(np.greater, mapped).all():
             return mapped
         mapped = _sorted(mapped)
         new = np.concatenate([[True], _follows(np.not_equal, mapped)])
@@ -137,15 +146,17 @@ def _sorted(rows: Rows) -> Rows:
     Column and value are sorted as one number, which NumPy does many times as quickly as it finds the order of columns:
     16 bits each where they fit; else 32, the value as the bits of its float, which stay whole that way.
     """
-    small = rows.columns.max() < 2**16 and rows.values.max() < 2**16
+    small = rows.columns.max(initial=0) < 2**16 and rows.values.max(initial=0) < 2**16
     kind: Any = np.uint32 if small else np.uint64
-    bits = 16 if small else 32
-    values = rows.values.astype(kind) if small else rows.values.view(np.uint32).astype(kind)
-    packed = rows.columns.astype(kind) << kind(bits) | values
+    bits = kind(16 if small else 32)
+    packed = rows.columns.astype(kind)
+    packed <<= bits
+    packed |= rows.values.astype(kind) if small else rows.values.view(np.uint32)
     for first, last in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True):
         packed[first:last].sort()
-    columns, values = (packed >> kind(bits)).astype(np.int32), packed & kind(2**bits - 1)
-    values = values.astype(np.float32) if small else values.astype(np.uint32).view(np.float32)
+    columns = (packed >> bits).astype(np.int32)
+    packed &= kind(2 ** int(bits) - 1)
+    values = packed.astype(np.float32) if small else packed.astype(np.uint32).view(np.float32)
     return Rows(values, columns, rows.offsets)
 
 

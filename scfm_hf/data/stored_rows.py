@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from scfm_hf.data.stored_values import quick_values
 from scfm_hf.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class StoredRows(Protocol):
     def lengths(self) -> NDArray[np.int64] | None:
         """Values of each row, (n_rows,); None if only reading them all would tell."""
 
-    def structure(self) -> bytes:
+    def structure(self) -> bytes | memoryview:
         """What tells this matrix from another of the same shape at little cost."""
 
 
@@ -68,7 +69,7 @@ class CompressedRows:
     """
 
     def __init__(self, values: Any, columns: Any, offsets: Any, n_columns: int) -> None:
-        self._values, self._columns = values, columns
+        self._values, self._columns = quick_values(values), quick_values(columns)
         self._offsets = np.asarray(offsets[:], np.int64)
         self.n_rows, self.n_columns = len(self._offsets) - 1, int(n_columns)
         ends = (int(self._offsets[0]), int(self._offsets[-1])) if len(self._offsets) else (-1, -1)
@@ -89,9 +90,9 @@ class CompressedRows:
         """Values of each row."""
         return np.diff(self._offsets)
 
-    def structure(self) -> bytes:
+    def structure(self) -> memoryview:
         """The row offsets."""
-        return self._offsets.tobytes()
+        return self._offsets.data
 
 
 class DenseRows:

@@ -204,6 +204,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             for place, row in zip(places.tolist(), emitted.tolist(), strict=True):
                 self._place = place + 1
                 yield {name: entries[row] for name, entries in columns}
+            del cells, columns  # before the next window is read
         self._start = self._place = 0
 
     def batches(self, batch_size: int) -> Iterator[dict[str, Ragged | NDArray[Any]]]:
@@ -223,8 +224,10 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
                 self._place = int(window.first + mine[len(mine) - n_waiting + first + batch_size - 1]) + 1
                 yield _batch({name: entries[first : first + batch_size] for name, entries in waiting.items()})
             n_left = n_waiting % batch_size
-            waiting = {name: entries[n_waiting - n_left :] for name, entries in waiting.items()}
+            # Copies: a view would hold the blocks of the window while the next one is read.
+            waiting = {name: _copied(entries[n_waiting - n_left :]) for name, entries in waiting.items()}
             n_waiting = n_left
+            del cells
         if n_waiting:
             self._place = self.n_cells
             yield _batch(waiting)
@@ -345,6 +348,10 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     @property
     def _share(self) -> RankShare:
         return RankShare(self._rank, self._world_size, self.batch_size or 1, self._even_batches)
+
+
+def _copied(entries: list[Any]) -> list[Any]:
+    return [entry.copy() if isinstance(entry, np.ndarray) else entry for entry in entries]
 
 
 def _batch(cells: Cells) -> dict[str, Ragged | NDArray[Any]]:
