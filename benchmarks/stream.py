@@ -1,22 +1,27 @@
 """How fast shuffled cells come from one .h5ad, beside the floor, the ceiling and the loaders of others.
 
-    python -P benchmarks/stream.py [--shared ../shared] [--cells 50000] [--rounds 3] [--file gzip]
+    python -P benchmarks/stream.py [--shared ../shared] [--cells 50000 200000] [--rounds 3] [--file gzip]
+        [--annbatch-python PYTHON]
 
 Real blood cells, resampled to ``--cells``, as CSR in one file without compression and in one with gzip; batches of 256
 as flat arrays, one process, one core. Each way goes once through the file a round, rounds interleaved, and the least
-CPU time counts (reading from the page cache is CPU time), so that other work on the machine hits all alike.
+CPU time counts (reading from the page cache is CPU time), so that other work on the machine hits all alike. Ways that
+are slower than 10,000 cells/s take part in the first round only.
 
-Quality is the mean entropy, in bits, of the block of origin (256 rows of the file) in a batch; 6.98 is fully random for
-50,000 cells. scDataset, AnnLoader and ``datasets`` run where they are installed, annbatch on Python 3.12 or newer.
+Quality is the mean entropy, in bits, of the block of origin (256 rows of the file) and of the study (eighths of the
+file) in a batch. scDataset and ``datasets`` run where they are installed, annbatch in a Python of its own, 3.12 or
+newer, that ``--annbatch-python`` names: from its own shuffled store, which ``load_corpus`` then reads as well.
 """
 
 # ruff: noqa: E402 - one thread, before NumPy is imported
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +42,9 @@ from scipy import sparse
 
 from scfm_hf.data.corpus import load_corpus
 
-BATCH, BLOCK, POOL = 256, 64, 8192
+BATCH, BLOCK, POOL, STUDIES = 256, 64, 8192, 8
+#: Cells/s below which a way runs once.
+SLOW = 10_000
 #: A pass over a file: the rows of each batch, where a way can tell.
 Way = Callable[[], Iterator[np.ndarray | None]]
 
@@ -46,22 +53,24 @@ def main() -> None:
     """Measure all ways on both files and print a table each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
-    parser.add_argument("--cells", type=int, default=50_000)
+    parser.add_argument("--cells", type=int, nargs="+", default=[50_000, 200_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--file", choices=("uncompressed", "gzip", "both"), default="both")
     parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--annbatch-python", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    names = ("numpy", "h5py", "anndata", "scdataset", "datasets", "annbatch")
+    names = ("numpy", "h5py", "anndata", "scdataset", "datasets", "deflate")
     print(
         f"{_processor()}, one core; Python {platform.python_version()}; {', '.join(filter(None, map(_version, names)))}"
     )
-    with tempfile.TemporaryDirectory() as folder:
+    for n_cells in options.cells:
         for name in ("uncompressed", "gzip") if options.file == "both" else (options.file,):
-            file = resampled(options.shared, Path(folder), options.cells, name)
-            measure(file, options.cells, options.rounds, peers=not options.without_peers)
+            with tempfile.TemporaryDirectory() as folder:
+                file = resampled(options.shared, Path(folder), n_cells, name)
+                measure(file, n_cells, options)
     print(f"\nLargest memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
@@ -78,8 +87,8 @@ def resampled(shared: Path, folder: Path, n_cells: int, name: str) -> Path:
     return file
 
 
-def measure(file: Path, n_cells: int, rounds: int, *, peers: bool) -> None:
-    """Run every way and print cells/s, entropy, and the share of the ceiling."""
+def measure(file: Path, n_cells: int, options: argparse.Namespace) -> None:
+    """Run every way and print cells/s, entropies, and the share of the ceiling."""
     ways: dict[str, Way] = {
         "floor: 256-row reads in order": partial(in_order, file, n_cells),
         f"ceiling: bare shuffle, blocks of {BLOCK}, pool {POOL}": partial(bare_shuffle, file, n_cells),
@@ -87,33 +96,51 @@ def measure(file: Path, n_cells: int, rounds: int, *, peers: bool) -> None:
         "load_corpus, a dictionary a cell": partial(ours_by_cell, file),
         "load_corpus, batches, genes in another order": partial(ours, file, reordered=True),
     }
-    if peers:
+    if not options.without_peers:
         ways |= peer_ways(file, n_cells)
+    worker = Annbatch(options.annbatch_python, file) if options.annbatch_python else None
+    if worker:
+        ways["annbatch, shuffled store, shuffled chunks"] = worker.batches
+        ways["load_corpus, batches, from annbatch's store"] = partial(ours, worker.store)
     least = dict.fromkeys(ways, float("inf"))
-    entropies: dict[str, float] = {}
-    for _ in range(rounds):
+    qualities: dict[str, tuple[float, float]] = {"in a random order": entropies(in_random_order(n_cells), n_cells)}
+    for _ in range(options.rounds):
         for name, way in ways.items():
+            if np.inf > least[name] > 1 / SLOW:
+                continue
             batches = way()  # opening the file is not counted
             start = time.process_time()
             rows = list(batches)
-            least[name] = min(least[name], (time.process_time() - start) / n_cells)
-            entropies[name] = entropy(rows)
+            seconds = worker.seconds if worker and way == worker.batches else time.process_time() - start
+            least[name] = min(least[name], seconds / n_cells)
+            qualities[name] = entropies(rows, n_cells)
     rates = {name: 1 / seconds for name, seconds in least.items()}
     ceiling = next(rate for name, rate in rates.items() if name.startswith("ceiling"))
-    print("| way | cells/s | of the ceiling | entropy |\n|---|---|---|---|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:,.0f} | {rate / ceiling:.0%} | {entropies[name]:.2f} |")
+    print("| way | cells/s | of the ceiling | entropy of blocks | of studies |\n|---|---|---|---|---|")
+    for name, (blocks, studies) in qualities.items():
+        speed = f"{rates[name]:,.0f} | {rates[name] / ceiling:.0%}" if name in rates else "|"
+        print(f"| {name} | {speed} | {blocks:.2f} | {studies:.2f} |", flush=True)
+    if worker:
+        worker.close()
 
 
-def entropy(batches: list[np.ndarray | None]) -> float:
-    """Mean entropy in bits of the block of origin in full batches."""
-    bits = []
-    for rows in batches:
-        if rows is None or len(rows) < BATCH:
-            continue
-        share = np.bincount(rows // BATCH) / len(rows)
-        bits.append(-(share[share > 0] * np.log2(share[share > 0])).sum())
+def entropies(batches: list[np.ndarray | None], n_cells: int) -> tuple[float, float]:
+    """Mean entropies in bits of the block and of the study of origin in full batches."""
+    full = [rows for rows in batches if rows is not None and len(rows) == BATCH]
+    return entropy([rows // BATCH for rows in full]), entropy([rows * STUDIES // n_cells for rows in full])
+
+
+def entropy(batches: list[np.ndarray]) -> float:
+    """Mean entropy in bits of what the cells of a batch come from."""
+    shares = [np.bincount(origins) / BATCH for origins in batches]
+    bits = [-(share[share > 0] * np.log2(share[share > 0])).sum() for share in shares]
     return float(np.mean(bits)) if bits else float("nan")
+
+
+def in_random_order(n_cells: int) -> list[np.ndarray | None]:
+    """Batches of a full shuffle."""
+    order = np.random.default_rng(0).permutation(n_cells)
+    return [order[first : first + BATCH] for first in range(0, n_cells, BATCH)]
 
 
 # --- bare reading ---
@@ -169,8 +196,13 @@ def ours_by_cell(file: Path) -> Iterator[np.ndarray]:
 def _corpus(file: Path, *, reordered: bool = False):  # noqa: ANN202
     from scfm_hf.genes import GeneVocabulary
 
-    with h5py.File(file) as store:
-        names = anndata.io.read_elem(store["var"]).index.tolist()
+    if file.is_dir():
+        import zarr
+
+        names, file = anndata.io.read_elem(zarr.open_group(file)["dataset_0/var"]).index.tolist(), file / "dataset_0"
+    else:
+        with h5py.File(file) as store:
+            names = anndata.io.read_elem(store["var"]).index.tolist()
     names = sorted(names, key=hash) if reordered else names
     vocabulary = GeneVocabulary(names, id_kind="symbol", species=("human",))
     return load_corpus(file, vocabulary=vocabulary, gene_column="var_names", columns=["row"])
@@ -253,6 +285,37 @@ def parquet_stream(file: Path, *, buffer: int) -> Iterator[np.ndarray]:
     if buffer:
         stream = stream.shuffle(seed=0, buffer_size=buffer)
     return (batch["row"].to_numpy() for batch in stream.iter(batch_size=BATCH))
+
+
+class Annbatch:
+    """annbatch in a Python of its own, which says its own CPU time."""
+
+    def __init__(self, python: Path, file: Path) -> None:
+        self.store, self._rows = file.with_name(f"{file.stem}.zarr"), file.with_name(f"{file.stem}.npz")
+        command = [python, "-P", Path(__file__).with_name("annbatch_worker.py"), file, self.store, self._rows]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self._process = subprocess.Popen([*map(str, command)], text=True, env=environment, **pipes)
+        told = self._answer()
+        print(f"{told['versions']}; its store took {told['seconds']:.1f} s to write\n")
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """One pass."""
+        print("pass", file=self._process.stdin, flush=True)
+        self.seconds: float = self._answer()["seconds"]
+        with np.load(self._rows) as saved:
+            rows = saved["rows"]
+        return iter([rows[first : first + BATCH] for first in range(0, len(rows), BATCH)])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("annbatch's process ended: run benchmarks/annbatch_worker.py by hand to see why.")
+        return json.loads(line)
 
 
 def _version(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".h5ad", ".zarr", ".h5")
 _MATRIX_MARKET = ("matrix.mtx", "matrix.mtx.gz")
+# What says that a folder is a group of zarr, in its versions 3 and 2.
+_ZARR_GROUP = {"zarr.json", ".zgroup"}
+# The parts of a collection that annbatch wrote, each an AnnData.
+_COLLECTED = re.compile(r"/dataset_(\d+)$")
 
 
 class StoredCells:
@@ -218,9 +223,13 @@ def _from_anndata(place: str, group: Any, layer: str | None, use_raw: bool, clos
 def _cell_files_under(system: Any, path: str) -> list[str]:
     """The path itself if it is a file of cells, else those in the folder and below."""
     path = path.rstrip("/")
-    if not system.isdir(path) or path.endswith(".zarr") or _is_matrix_market(system, path):
+    if not system.isdir(path) or _is_matrix_market(system, path):
         return [path]
     inside = sorted(str(entry["name"]).rstrip("/") for entry in system.ls(path, detail=True))
+    names = [PurePosixPath(entry).name for entry in inside]
+    if path.endswith(".zarr") or not _ZARR_GROUP.isdisjoint(names):
+        numbers = {int(match[1]): entry for entry in inside if (match := _COLLECTED.search(entry))}
+        return [numbers[number] for number in sorted(numbers)] if "obs" not in names and numbers else [path]
     found = []
     for entry in inside:
         if PurePosixPath(entry).name.startswith("."):

@@ -47,13 +47,11 @@ class _ChunkedValues:
 
     def __init__(self, array: h5py.Dataset) -> None:
         self._array, self.dtype = array, array.dtype
+        self.shape: tuple[int, ...] = array.shape
         self._size = int(array.chunks[0])
 
-    def __len__(self) -> int:
-        return len(self._array)
-
     def __getitem__(self, span: slice) -> NDArray[Any]:
-        first, last, _ = span.indices(len(self))
+        first, last, _ = span.indices(self.shape[0])
         values = np.empty(max(0, last - first), self.dtype)
         start = first
         while start < last:
@@ -82,7 +80,7 @@ class _PlainValues(_ChunkedValues):
 
         All are listed at once: HDF5 looks for a single one from the beginning.
         """
-        places = np.full(-(-len(self) // self._size), -1, np.int64)
+        places = np.full(-(-self.shape[0] // self._size), -1, np.int64)
         n_bytes = self._size * self.dtype.itemsize
 
         def note(stored: Any) -> None:
