@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scfm_hf.data.stored_rows import StoredRows, stored_rows
-from scfm_hf.errors import CorpusError, ScfmError
+from scfm_hf.errors import CorpusError, MissingExtraError, ScfmError
 
 if TYPE_CHECKING:
     import os
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_CENSUS = "census://"
 _SUFFIXES = (".h5ad", ".zarr", ".h5")
 _MATRIX_MARKET = ("matrix.mtx", "matrix.mtx.gz")
 # What says that a folder is a group of zarr, in its versions 3 and 2.
@@ -143,6 +144,9 @@ def find_cell_files(files: str | os.PathLike[str] | Iterable[str | os.PathLike[s
     given = [files] if isinstance(files, str) or hasattr(files, "__fspath__") else list(files)
     found: dict[str, None] = {}
     for entry in map(str, given):
+        if entry.startswith(_CENSUS):
+            found[entry] = None
+            continue
         system, path = fsspec.core.url_to_fs(entry)
         matches = sorted(system.glob(path)) if "*" in path else [path] if system.exists(path) else []
         cells = [file for match in matches for file in _cell_files_under(system, match)]
@@ -161,7 +165,7 @@ def open_cells(place: str, *, layer: str | None = None, use_raw: bool = False) -
     ----------
     place
         Path or URL (any protocol of fsspec) of an ``.h5ad`` or 10x ``.h5`` file, a ``.zarr`` store, or a folder with
-        ``matrix.mtx``, which is text and is read whole.
+        ``matrix.mtx``, which is text and is read whole; or ``str`` of a :class:`scfm_hf.data.census.CensusQuery`.
     layer, use_raw
         Where the counts are, X otherwise; for AnnData only.
 
@@ -172,12 +176,20 @@ def open_cells(place: str, *, layer: str | None = None, use_raw: bool = False) -
     """
     try:
         return _open(place, layer, use_raw)
+    except MissingExtraError:
+        raise
     except (ScfmError, OSError, KeyError, ValueError, TypeError, RuntimeError, EOFError) as error:
         said = str(error).strip().rstrip(".") or type(error).__name__
         raise CorpusError(f"{place} cannot be read: {said}.") from error
 
 
 def _open(place: str, layer: str | None, use_raw: bool) -> StoredCells:
+    if place.startswith(_CENSUS):
+        from scfm_hf.data.census import open_census
+
+        if use_raw:
+            raise CorpusError("Census has no raw beside X; layer= chooses a layer of X")
+        return open_census(place, layer=layer)
     import fsspec
 
     system, path = fsspec.core.url_to_fs(place)
