@@ -94,7 +94,7 @@ def open_census(place: str, *, layer: str | None = None) -> StoredCells:
     CorpusError
         If the store is no Census, has no such organism or layer, or the filter cannot be understood.
     MissingExtraError
-        If the client is not installed.
+        If the client, ``tiledbsoma``, is not installed.
     """
     try:
         import tiledbsoma
@@ -134,7 +134,10 @@ def _opened(query: CensusQuery) -> Any:
     try:
         import cellxgene_census
     except ImportError as error:
-        raise MissingExtraError("cellxgene_census", "census") from error
+        raise CorpusError(
+            "without uri= the package cellxgene_census is asked for the address of a release, and it is not "
+            "installed: pip install cellxgene-census, or give uri="
+        ) from error
     return cellxgene_census.open_soma(census_version=query.version, tiledb_config=configuration)
 
 

@@ -136,6 +136,8 @@ def stored_rows(element: Any) -> StoredRows:
     layout = LAYOUTS.get(_text(kind))
     if layout == "csr":
         shape = attributes["shape" if "shape" in attributes else "h5sparse_shape"]
+        for name in ("data", "indices", "indptr"):
+            _refuse_missing_chunks(name, element[name])
         return CompressedRows(element["data"], element["indices"], element["indptr"], shape[1])
     if layout == "csc":
         raise CorpusError(
@@ -145,6 +147,13 @@ def stored_rows(element: Any) -> StoredRows:
     if layout is None or len(getattr(element, "shape", ())) != 2:
         raise CorpusError(f"its values are no matrix (encoding {_text(kind)!r})")
     return DenseRows(element)
+
+
+def _refuse_missing_chunks(name: str, array: Any) -> None:
+    """Refuse an array of zarr that lacks files: zarr takes for zeros what is missing, and no chunk is all zeros."""
+    n_chunks, n_there = getattr(array, "nchunks", 0), getattr(array, "nchunks_initialized", 0)
+    if n_there < n_chunks:
+        raise CorpusError(f"{n_chunks - n_there} of {n_chunks} chunks of its {name} are missing")
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
+# More than this the system may read in several steps.
+_LARGEST_READ = 2**30
+
 
 def quick_values(array: Any) -> Any:
     """What slices of an array are best read through: the array itself, where nothing quicker is known.
@@ -25,12 +28,12 @@ def quick_values(array: Any) -> Any:
     Parameters
     ----------
     array
-        Flat; of HDF5, zarr or NumPy. Quicker ways exist for HDF5 in chunks that are stored as they are in a local file,
-        or were compressed by gzip (with or without shuffled bytes).
+        Flat; of HDF5, zarr or NumPy. Quicker ways exist for HDF5 that is stored as it is in a local file, or in chunks
+        compressed by gzip (with or without shuffled bytes).
     """
     import h5py
 
-    if not isinstance(array, h5py.Dataset) or array.ndim != 1 or not array.chunks or array.dtype.kind not in "iufb":
+    if not isinstance(array, h5py.Dataset) or array.ndim != 1 or not len(array) or array.dtype.kind not in "iufb":
         return array
     properties = array.id.get_create_plist()
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
@@ -38,7 +41,7 @@ def quick_values(array: Any) -> Any:
         return _DeflatedValues(array, shuffled=len(filters) == 2)
     file = array.file
     # Only HDF5's driver for plain files has a handle; after a user block places are counted from elsewhere.
-    plain = not filters and file.driver == "sec2" and not file.userblock_size
+    plain = not filters and not array.external and file.driver == "sec2" and not file.userblock_size
     return _PlainValues(array) if plain and hasattr(os, "preadv") and hasattr(array.id, "chunk_iter") else array
 
 
@@ -48,7 +51,7 @@ class _ChunkedValues:
     def __init__(self, array: h5py.Dataset) -> None:
         self._array, self.dtype = array, array.dtype
         self.shape: tuple[int, ...] = array.shape
-        self._size = int(array.chunks[0])
+        self._size = int(array.chunks[0] if array.chunks else len(array))
 
     def __getitem__(self, span: slice) -> NDArray[Any]:
         first, last, _ = span.indices(self.shape[0])
@@ -68,7 +71,7 @@ class _ChunkedValues:
 
 
 class _PlainValues(_ChunkedValues):
-    """Chunks as they are, read from their place in the file; HDF5 copies whole ones, and those twice."""
+    """Values as they are, read from their place in the file; HDF5 copies whole chunks, and those twice."""
 
     def __init__(self, array: h5py.Dataset) -> None:
         super().__init__(array)
@@ -80,6 +83,9 @@ class _PlainValues(_ChunkedValues):
 
         All are listed at once: HDF5 looks for a single one from the beginning.
         """
+        if not self._array.chunks:
+            start = self._array.id.get_offset()
+            return np.array([-1 if start is None else start])
         places = np.full(-(-self.shape[0] // self._size), -1, np.int64)
         n_bytes = self._size * self.dtype.itemsize
 
@@ -92,10 +98,12 @@ class _PlainValues(_ChunkedValues):
 
     def _fill(self, values: NDArray[Any], chunk: int, first: int) -> bool:
         place = int(self._places[chunk])
-        if place < 0 or not self._array.id.valid:  # the handle of a closed file may be that of another by now
+        if place < 0 or values.nbytes > _LARGEST_READ or not self._array.id.valid:  # the handle of a closed file may be that of another by now
             return False
         start = place + first * self.dtype.itemsize
-        return os.preadv(self._handle, [values.view(np.uint8)], start) == values.nbytes
+        if os.preadv(self._handle, [values.view(np.uint8)], start) < values.nbytes:
+            raise OSError("the file ends before its values")  # HDF5 would take them for zeros
+        return True
 
 
 class _DeflatedValues(_ChunkedValues):

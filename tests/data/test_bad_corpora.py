@@ -110,6 +110,25 @@ def test_a_file_that_cannot_be_used_is_named_or_skipped_on_request(
     assert sorted(cell["cell"] for cell in stream) == list(range(72))
 
 
+def test_bad_files_among_a_hundred_are_named_or_skipped_and_counted(
+    tmp_path: Path, corpus_cells: anndata.AnnData
+) -> None:
+    few = corpus_cells[:6, :300].copy()
+    few.write_h5ad(tmp_path / "00.h5ad")
+    for number in range(1, 100):
+        shutil.copy(tmp_path / "00.h5ad", tmp_path / f"{number:02}.h5ad")
+    truncate(tmp_path / "37.h5ad", few)
+    empty(tmp_path / "61.h5ad", few)
+    vocabulary = GeneVocabulary(few.var_names.tolist(), id_kind="symbol", species=("human",))
+    with pytest.raises(CorpusError, match=r"37\.h5ad cannot be read.*on_error="):
+        load_corpus(tmp_path, vocabulary=vocabulary)
+    stream = load_corpus(tmp_path, vocabulary=vocabulary, on_error="skip", columns=["cell"])
+    assert [place[-7:] for place in stream.report.skipped] == ["37.h5ad", "61.h5ad"]
+    assert str(stream.report).startswith("588 cells in 98 files.")
+    assert "2 files were skipped" in str(stream.report)
+    assert np.array_equal(np.bincount([cell["cell"] for cell in stream]), [98] * 6)
+
+
 def test_files_of_different_species_do_not_mix(
     tmp_path: Path, corpus_folder: Path, mouse_oligodendrocytes: anndata.AnnData
 ) -> None:
@@ -148,6 +167,21 @@ def test_a_damaged_chunk_is_named_when_it_is_read(tmp_path: Path, corpus_cells: 
     path.write_bytes(content)
     with pytest.raises(CorpusError, match=r"many\.h5ad, rows \d+ to \d+, cannot be read"):
         list(stream)
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_file_cut_off_after_it_was_opened_is_named(
+    tmp_path: Path, corpus_cells: anndata.AnnData, compression: str | None
+) -> None:
+    path = tmp_path / "many.h5ad"
+    repeated(corpus_cells, 3000).write_h5ad(path, compression=compression)
+    stream = load_corpus(tmp_path, block_size=64, window_size=512)
+    cells = iter(stream)
+    next(cells)  # the file is open now
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 3)
+    with pytest.raises(CorpusError, match=r"many\.h5ad, rows \d+ to \d+, cannot be read"):
+        list(cells)
 
 
 @pytest.fixture
