@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,18 @@ _ZARR_GROUP = {"zarr.json", ".zgroup"}
 _COLLECTED = re.compile(r"/dataset_(\d+)$")
 
 
+class CellObs(Protocol):
+    """Annotation of cells, read when asked for."""
+
+    columns: tuple[str, ...]
+
+    def read(self, name: str) -> Any:
+        """One column, in full."""
+
+    def ids(self, start: int, stop: int) -> NDArray[np.str_]:
+        """Names of some cells."""
+
+
 class StoredCells:
     """The cells of one file: genes, annotation and rows, each read when asked for.
 
@@ -40,7 +52,7 @@ class StoredCells:
     var
         Annotation of the columns.
     obs
-        Anything with ``columns``, ``read(name)`` and ``ids(start, stop)``.
+        Annotation of the cells.
     close
         Called to let go of the file.
     layers
@@ -52,7 +64,7 @@ class StoredCells:
         place: str,
         rows: StoredRows,
         var: pd.DataFrame,
-        obs: StoredObs | TableObs,
+        obs: CellObs,
         close: Callable[[], None],
         layers: Sequence[str] = (),
     ) -> None:

@@ -1,4 +1,4 @@
-"""Reads runs of a flat HDF5 array more quickly than HDF5 does, which keeps the last word wherever something is odd."""
+"""Reads runs of a flat array on disk more quickly than its own library, which has the last word on odd ones."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ def quick_values(array: Any) -> Any:
     ----------
     array
         Flat; of HDF5, zarr or NumPy. Quicker ways exist for HDF5 that is stored as it is in a local file, or in chunks
-        compressed by gzip (with or without shuffled bytes).
+        compressed by gzip (with or without shuffled bytes), and for zarr in local shards.
     """
     import h5py
 
+    if hasattr(array, "shards"):
+        from scfm_hf.data.zarr_shards import sharded_values
+
+        return sharded_values(array)
     if not isinstance(array, h5py.Dataset) or array.ndim != 1 or not len(array) or array.dtype.kind not in "iufb":
         return array
     properties = array.id.get_create_plist()
@@ -45,13 +49,19 @@ def quick_values(array: Any) -> Any:
     return _PlainValues(array) if plain and hasattr(os, "preadv") and hasattr(array.id, "chunk_iter") else array
 
 
-class _ChunkedValues:
-    """Slices put together of pieces of chunks."""
+class ChunkedValues:
+    """Slices put together of pieces of chunks.
 
-    def __init__(self, array: h5py.Dataset) -> None:
+    Parameters
+    ----------
+    array
+        Flat, of HDF5 or zarr, whose chunks a subclass reads; its own slices are taken wherever that cannot.
+    """
+
+    def __init__(self, array: Any) -> None:
         self._array, self.dtype = array, array.dtype
         self.shape: tuple[int, ...] = array.shape
-        self._size = int(array.chunks[0] if array.chunks else len(array))
+        self._size = int(array.chunks[0] if array.chunks else array.shape[0])
 
     def __getitem__(self, span: slice) -> NDArray[Any]:
         first, last, _ = span.indices(self.shape[0])
@@ -66,11 +76,32 @@ class _ChunkedValues:
         return values
 
     def _fill(self, values: NDArray[Any], chunk: int, first: int) -> bool:
-        """Put values of a chunk, from its ``first`` on, into an array; False where HDF5 must be asked."""
+        """Put values of a chunk, from its ``first`` on, into an array; False where that cannot be done."""
         raise NotImplementedError
 
 
-class _PlainValues(_ChunkedValues):
+class UnpackedChunks(ChunkedValues):
+    """Chunks that are unpacked as a whole; the last one is kept, as the next slice often begins in it."""
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(array)
+        self._last: tuple[int, NDArray[Any]] | None = None
+
+    def _fill(self, values: NDArray[Any], chunk: int, first: int) -> bool:
+        if self._last is None or self._last[0] != chunk:
+            unpacked = self._unpacked(chunk)
+            if unpacked is None:
+                return False
+            self._last = chunk, unpacked
+        values[:] = self._last[1][first : first + len(values)]
+        return True
+
+    def _unpacked(self, chunk: int) -> NDArray[Any] | None:
+        """A whole chunk, or None where that cannot be had."""
+        raise NotImplementedError
+
+
+class _PlainValues(ChunkedValues):
     """Values as they are, read from their place in the file; HDF5 copies whole chunks, and those twice."""
 
     def __init__(self, array: h5py.Dataset) -> None:
@@ -98,15 +129,16 @@ class _PlainValues(_ChunkedValues):
 
     def _fill(self, values: NDArray[Any], chunk: int, first: int) -> bool:
         place = int(self._places[chunk])
-        if place < 0 or values.nbytes > _LARGEST_READ or not self._array.id.valid:  # the handle of a closed file may be that of another by now
+        # The handle of a closed file may be that of another by now.
+        if place < 0 or values.nbytes > _LARGEST_READ or not self._array.id.valid:
             return False
         start = place + first * self.dtype.itemsize
-        if os.preadv(self._handle, [values.view(np.uint8)], start) < values.nbytes:
+        if os.preadv(self._handle, [values.view(np.uint8).data], start) < values.nbytes:
             raise OSError("the file ends before its values")  # HDF5 would take them for zeros
         return True
 
 
-class _DeflatedValues(_ChunkedValues):
+class _DeflatedValues(UnpackedChunks):
     """Compressed chunks, unpacked by libdeflate where the package ``deflate`` is installed, else by zlib.
 
     Both verify the checksum. HDF5 itself takes half as long again as zlib, and three times as long as libdeflate.
@@ -115,17 +147,6 @@ class _DeflatedValues(_ChunkedValues):
     def __init__(self, array: h5py.Dataset, *, shuffled: bool) -> None:
         super().__init__(array)
         self._shuffled = shuffled
-        # The next block of rows often begins in the chunk that the last one ended in.
-        self._last: tuple[int, NDArray[Any]] | None = None
-
-    def _fill(self, values: NDArray[Any], chunk: int, first: int) -> bool:
-        if self._last is None or self._last[0] != chunk:
-            unpacked = self._unpacked(chunk)
-            if unpacked is None:
-                return False
-            self._last = chunk, unpacked
-        values[:] = self._last[1][first : first + len(values)]
-        return True
 
     def _unpacked(self, chunk: int) -> NDArray[Any] | None:
         n_bytes = self._size * self.dtype.itemsize
@@ -137,7 +158,7 @@ class _DeflatedValues(_ChunkedValues):
         if skipped_filters or len(unpacked) != n_bytes:
             return None
         if self._shuffled:  # first the first byte of all values, then the second
-            unpacked = np.frombuffer(unpacked, np.uint8).reshape(self.dtype.itemsize, self._size).T.copy()
+            unpacked = np.frombuffer(unpacked, np.uint8).reshape(self.dtype.itemsize, self._size).T.tobytes()
         return np.frombuffer(unpacked, self.dtype)
 
 

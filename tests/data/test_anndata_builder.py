@@ -129,6 +129,13 @@ def test_files_with_other_genes_are_refused_and_pointed_to_load_corpus(
         load(tmp_path, data_files=[str(h5ad), str(tmp_path / "lines.h5ad")], streaming=True)
 
 
+def test_a_matrix_by_columns_is_refused_with_the_way_out(tmp_path: Path, human_pbmc: anndata.AnnData) -> None:
+    human_pbmc.X = human_pbmc.X.tocsc()
+    human_pbmc.write_h5ad(tmp_path / "columns.h5ad")
+    with pytest.raises(CorpusError, match=r"columns\.h5ad.*by columns.*tocsr"):
+        load(tmp_path, data_files=str(tmp_path / "columns.h5ad"), streaming=True)
+
+
 def test_columns_and_layers_can_be_chosen(h5ad: Path, tmp_path: Path) -> None:
     cells = load(tmp_path, data_files=str(h5ad), streaming=True, columns=["note"])
     assert list(cells.features) == ["gene_ids", "counts", "cell_id", "note"]
@@ -146,5 +153,9 @@ def test_a_data_set_of_h5ad_files_on_the_hub_needs_no_download(h5ad: Path, tmp_p
     local = load(tmp_path, data_files=str(h5ad), streaming=True)
     by_name = datasets.load_dataset(repo_id, split="train", streaming=True)
     assert [cell["cell_id"] for cell in by_name] == [cell["cell_id"] for cell in local]
+    by_path = load(tmp_path, stores=[f"hf://datasets/{repo_id}/cells.h5ad"], streaming=True)
+    assert [cell["counts"] for cell in by_path] == [cell["counts"] for cell in local]
+    by_file = load(tmp_path, data_files=f"hf://datasets/{repo_id}/*.h5ad", streaming=True)
+    assert [cell["cell_id"] for cell in by_file] == [cell["cell_id"] for cell in local]
     stream = load_corpus(f"hf://datasets/{repo_id}", cell_ids=True)
     assert sorted(cell["cell_id"] for cell in stream) == sorted(cell["cell_id"] for cell in local)

@@ -1,4 +1,4 @@
-"""Values read past HDF5's own filters are those that HDF5 gives, and damage is left to HDF5 to name."""
+"""Values read past HDF5 and zarr are those that these give, and damage is left to them to name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pytest
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
 
 from scfm_hf.data import stored_values
 from scfm_hf.data.stored_values import quick_values
@@ -102,3 +104,58 @@ def test_a_damaged_chunk_and_a_closed_file_are_refused_as_by_hdf5(tmp_path: Path
             quick[450:550]
     with pytest.raises(RuntimeError, match="identifier"):
         plain[0:10]
+
+
+SHARDED: dict[str, dict[str, Any]] = {
+    "lz4": {"compressors": BloscCodec(cname="lz4", clevel=3, shuffle="shuffle")},
+    "zstd": {"compressors": ZstdCodec()},
+    "gzip": {"compressors": GzipCodec()},
+    "not compressed": {"compressors": None},
+}
+
+
+def write_shards(folder: Path, values: np.ndarray, **options: Any) -> zarr.Array:
+    """1000 values in four shards of three chunks, the last of them not full."""
+    group = zarr.create_group(folder / "store", zarr_format=3)
+    group.create_array("values", data=values, chunks=(96,), shards=(288,), **options)
+    return zarr.open_group(folder / "store", mode="r")["values"]
+
+
+@pytest.mark.parametrize("options", SHARDED.values(), ids=SHARDED.keys())
+@pytest.mark.parametrize("kind", [np.float32, np.uint16, np.int64])
+def test_every_slice_of_shards_is_the_one_that_zarr_gives(tmp_path: Path, options: dict[str, Any], kind: type) -> None:
+    stored = write_shards(tmp_path, VALUES.astype(kind), **options)
+    quick = quick_values(stored)
+    assert quick is not stored
+    for first, last in SPANS:
+        assert quick[first:last].dtype == kind
+        assert np.array_equal(quick[first:last], stored[first:last])
+
+
+def test_shards_of_another_kind_are_left_to_zarr(tmp_path: Path) -> None:
+    stored = write_shards(tmp_path, VALUES, serializer=BytesCodec(endian="big"))
+    assert quick_values(stored) is stored
+    memory = zarr.create_array({}, data=VALUES, chunks=(96,), shards=(288,))
+    assert quick_values(memory) is memory
+
+
+def test_chunks_that_no_shard_holds_are_those_that_zarr_gives(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "store", zarr_format=3)
+    stored = group.create_array("values", shape=(1000,), dtype=np.float32, chunks=(96,), shards=(288,), fill_value=7)
+    stored[300:310] = VALUES[300:310]
+    read = quick_values(stored)[:]
+    assert np.array_equal(read[300:310], VALUES[300:310])
+    assert (read[:300] == 7).all()
+    assert (read[310:] == 7).all()
+
+
+def test_a_damaged_shard_is_refused_as_by_zarr(tmp_path: Path) -> None:
+    stored = write_shards(tmp_path, VALUES, compressors=ZstdCodec(checksum=True))
+    path = tmp_path / "store" / "values" / "c" / "1"
+    content = bytearray(path.read_bytes())
+    content[20:30] = b"\xff" * 10
+    path.write_bytes(content)
+    quick = quick_values(stored)
+    assert np.array_equal(quick[0:288], VALUES[:288])
+    with pytest.raises(RuntimeError, match="[Zz]std"):
+        quick[280:300]
