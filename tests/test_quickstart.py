@@ -6,10 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 import anndata
+import numpy as np
 import pytest
 
 from scfm_hf import quickstart
 from scfm_hf.quickstart.cells import few_of_each
+from scfm_hf.quickstart.figures import resample, scores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,3 +70,14 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
 
 def interrupt(*args: object, **options: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_intervals_hold_the_figure_and_a_class_that_a_sample_lacks_does_not_count() -> None:
+    wanted = np.array(["a"] * 50 + ["b"] * 2)
+    times = resample(52, seed=0)
+    sure = scores(wanted, [wanted], times)
+    assert sure["macro_f1"] == sure["macro_f1_low"] == sure["macro_f1_high"] == 1
+    told = np.array(["a"] * 40 + ["b"] * 12)
+    found = scores(wanted, [told, wanted], times)
+    assert found["accuracy"] == pytest.approx((42 / 52 + 1) / 2)
+    assert found["macro_f1_low"] < found["macro_f1"] < found["macro_f1_high"]

@@ -7,6 +7,7 @@ import typer
 from scfm_hf.cli import (
     annotate,
     convert,
+    curate,
     doctor,
     embed,
     families,
@@ -30,6 +31,7 @@ app = typer.Typer(
 for command in (
     families,
     inspect,
+    curate,
     convert,
     tokenize,
     embed,

@@ -82,6 +82,7 @@ def load_corpus(
     balance: str | Sequence[str] = (),
     temperature: float = 2.0,
     weights: ArrayLike | None = None,
+    keep: Mapping[str, ArrayLike] | None = None,
     seed: int = 0,
     block_size: int = 64,
     window_size: int = 8192,
@@ -129,6 +130,9 @@ def load_corpus(
         1 changes nothing, infinity shows all groups equally often.
     weights
         How often to show each cell, relative to the others, (n_cells,), files in order; multiplies ``balance``.
+    keep
+        File -> whether each of its cells is kept, such as :meth:`scfm_hf.data.curation.Curation.keep` gives; the others
+        never come, and an epoch is as much shorter. Files that are not named are kept whole.
     seed, block_size, window_size
         Of the order: rows read together, and cells mixed (and held in memory) at a time.
     batch_size
@@ -235,6 +239,7 @@ def load_corpus(
         report=CorpusReport(files=_table(corpus_files), skipped=skipped),
         annotation=annotation,
         weights=_weights([obs[name] for name in balance], temperature, weights, int(order.n_cells.sum())),
+        keep=None if keep is None else _kept(corpus_files, keep, skipped),
         batch_size=batch_size,
     )
 
@@ -248,8 +253,10 @@ def _gene_names(cells: StoredCells, gene_column: str | None) -> dict[str, list[s
         names = names_in(cells.var, column)
         if recognise_id_kind(names) == kind:
             kinds[kind] = names
+    if not kinds and gene_column is not None:
+        kinds["other"] = names_in(cells.var, gene_column)
     if not kinds:
-        names = names_in(cells.var, gene_column or "var_names")
+        names = names_in(cells.var, "var_names")
         raise CorpusError(
             f"{cells.place}: the genes have neither Ensembl ids nor symbols (first: {', '.join(names[:3])}). Name the "
             "column of var that has them with gene_column=, or give a vocabulary=."
@@ -259,9 +266,11 @@ def _gene_names(cells: StoredCells, gene_column: str | None) -> dict[str, list[s
 
 def _common_vocabulary(files: Mapping[str, dict[str, list[str]]]) -> GeneVocabulary:
     """All genes of the files, sorted."""
-    kind: Literal["ensembl_id", "symbol"] = (
-        "ensembl_id" if all("ensembl_id" in kinds for kinds in files.values()) else "symbol"
-    )
+    kind: Literal["ensembl_id", "symbol", "other"] = "symbol"
+    if all("ensembl_id" in kinds for kinds in files.values()):
+        kind = "ensembl_id"
+    elif any("other" in kinds for kinds in files.values()):
+        kind = "other"
     species: dict[str, str] = {}
     genes: set[str] = set()
     for place, kinds in files.items():
@@ -272,7 +281,7 @@ def _common_vocabulary(files: Mapping[str, dict[str, list[str]]]) -> GeneVocabul
         if kind == "ensembl_id":
             genes |= {strip_version(name) for name in names if is_ensembl_id(name)}
         else:
-            genes |= {name for name in kinds.get(kind, ()) if name}
+            genes |= {name for name in (names if kind == "other" else kinds.get(kind, ())) if name}
     if len(species) > 1:
         shown = ", ".join(f"{one} (such as {place})" for one, place in species.items())
         raise CorpusError(
@@ -307,6 +316,29 @@ def _weights(
             f"weights must be one finite number of at least 0 for each of the {n_cells:,} cells, not all 0."
         )
     return given if made is None else made * given
+
+
+def _kept(files: Sequence[CorpusFile], keep: Mapping[str, ArrayLike], skipped: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Whether each cell of the corpus is kept."""
+    unknown = sorted(set(keep) - {file.place for file in files} - set(skipped))
+    if unknown:
+        raise ValueError(
+            f"keep names {len(unknown)} files that are not in the corpus (first: {unknown[0]}); it has "
+            f"{files[0].place}, ... Name them as the corpus does."
+        )
+    parts = []
+    for file in files:
+        kept = np.asarray(keep.get(file.place, np.ones(file.n_cells, np.bool_)))
+        if kept.dtype != np.bool_ or kept.shape != (file.n_cells,):
+            raise ValueError(
+                f"keep must say True or False for each of the {file.n_cells:,} cells of {file.place}, not {kept.dtype} "
+                f"of shape {kept.shape}. Was the file changed since it was curated?"
+            )
+        parts.append(kept)
+    joined = np.concatenate(parts)
+    if not joined.any():
+        raise ValueError("keep leaves no cell of the corpus.")
+    return joined
 
 
 def _table(files: Sequence[CorpusFile]) -> pd.DataFrame:

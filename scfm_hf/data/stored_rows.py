@@ -73,11 +73,11 @@ class CompressedRows:
         self._offsets = np.asarray(offsets[:], np.int64)
         self.n_rows, self.n_columns = len(self._offsets) - 1, int(n_columns)
         ends = (int(self._offsets[0]), int(self._offsets[-1])) if len(self._offsets) else (-1, -1)
-        n_values, n_columns_of_values = values.shape[0], columns.shape[0]  # arrays of zarr have no length
-        if ends != (0, n_values) or n_values != n_columns_of_values or (self._offsets[1:] < self._offsets[:-1]).any():
+        n_values, n_stored_columns = int(values.shape[0]), int(columns.shape[0])
+        if ends != (0, n_values) or n_values != n_stored_columns or (self._offsets[1:] < self._offsets[:-1]).any():
             raise CorpusError(
                 f"its row offsets run from {ends[0]} to {ends[1]}, but there are {n_values} values and "
-                f"{n_columns_of_values} columns: the file was not written to its end"
+                f"{n_stored_columns} columns: the file was not written to its end"
             )
 
     def read(self, start: int, stop: int) -> Rows:

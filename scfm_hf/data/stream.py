@@ -54,6 +54,8 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         Columns of obs by the name that cells have them under.
     weights
         How often each cell comes, relative to the others, (n_cells,); once an epoch each if not given.
+    keep
+        Whether each cell comes at all, (n_cells,); all do if not given.
     batch_size
         Cells that the loader takes at a time.
     """
@@ -68,11 +70,13 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         report: CorpusReport,
         annotation: Mapping[str, CellAnnotation],
         weights: NDArray[np.float64] | None = None,
+        keep: NDArray[np.bool_] | None = None,
         batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.files, self.vocabulary, self.report = tuple(files), vocabulary, report
         self.annotation, self.weights, self.batch_size = dict(annotation), weights, batch_size
+        self.keep = keep
         self._reader, self._order = reader, order
         self._rank, self._world_size, self._even_batches = 0, 1, False
         self._epoch = self._start = self._place = 0
@@ -84,7 +88,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     @property
     def n_cells(self) -> int:
         """Cells of an epoch, over all ranks."""
-        return len(self._order)
+        return len(self._order) if self.keep is None else int(self.keep[self._order.cells].sum())
 
     @property
     def world_size(self) -> int:
@@ -180,7 +184,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         return {
             "epoch": self._epoch,
             "offset": min(place if taken is None else int(taken), self.n_cells),
-            "order": describe_order(self._order, self.weights),
+            "order": describe_order(self._order, self.weights, self.keep),
             "files": [[file.place, file.digest] for file in self.files],
         }
 
@@ -193,7 +197,7 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
             If the files are not those of the state, or are read in another order.
         """
         refuse_other_files(state["files"], self.files)
-        refuse_other_order(state["order"], describe_order(self._order, self.weights))
+        refuse_other_order(state["order"], describe_order(self._order, self.weights, self.keep))
         self._epoch, self._start = int(state["epoch"]), int(state["offset"])
         self._place = self._start
 
@@ -329,8 +333,12 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
     def _repeats(self, epoch: int) -> NDArray[np.int32] | None:
         """How often each cell of the corpus comes in an epoch, if not once."""
         if self.weights is None:
-            return None
+            return None if self.keep is None else self.keep.astype(np.int32)
         repeats, cells = np.zeros(len(self.weights), np.int32), self._order.cells
+        if self.keep is not None:
+            cells = cells[self.keep[cells]]
+        if not self.weights[cells].any():
+            raise ValueError("All cells that are kept have a weight of 0.")
         repeats[cells] = repeats_in_epoch(self.weights[cells], seed=self._order.seed, epoch=epoch)
         return repeats
 

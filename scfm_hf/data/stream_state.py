@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from scfm_hf.data.order import CorpusOrder
 
 
-def describe_order(order: CorpusOrder, weights: NDArray[np.float64] | None) -> dict[str, Any]:
+def describe_order(
+    order: CorpusOrder, weights: NDArray[np.float64] | None, keep: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
     """All that decides an order beside the epoch, in plain values."""
     described: dict[str, Any] = {
         "seed": order.seed,
@@ -27,6 +29,8 @@ def describe_order(order: CorpusOrder, weights: NDArray[np.float64] | None) -> d
     }
     if len(order) < order.n_cells.sum():
         described["cells"] = sha256(order.cells.tobytes()).hexdigest()[:16]
+    if keep is not None:
+        described["keep"] = sha256(keep.tobytes()).hexdigest()[:16]
     if order.buckets is not None:
         described["buckets"] = {
             "batch_size": order.buckets.batch_size,

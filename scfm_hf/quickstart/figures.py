@@ -51,13 +51,13 @@ def scores(wanted: Any, told: Sequence[Any], times: NDArray[np.int64]) -> dict[s
 
 
 def _macro_f1(wanted: NDArray[np.str_], found: NDArray[np.str_], times: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean F1 of the true classes in each sample, (n_samples,)."""
+    """Mean F1 of the true classes in each sample, (n_samples,); a class that a sample lacks does not count in it."""
     each = []
     for name in np.unique(wanted):
         right = times @ ((wanted == name) & (found == name)).astype(np.int64)
-        named = times @ (wanted == name).astype(np.int64) + times @ (found == name).astype(np.int64)
-        each.append(2 * right / np.maximum(named, 1))
-    return np.mean(each, axis=0)
+        n_wanted, n_found = (times @ (one == name).astype(np.int64) for one in (wanted, found))
+        each.append(np.where(n_wanted > 0, 2 * right / np.maximum(n_wanted + n_found, 1), np.nan))
+    return np.nanmean(each, axis=0)
 
 
 def report(figures: Figures, folder: Path) -> None:

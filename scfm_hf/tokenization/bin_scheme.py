@@ -11,7 +11,7 @@ from scfm_hf.tokenization.draws import CellDraws, Draws
 from scfm_hf.tokenization.scheme import Column, Scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +37,9 @@ class BinScheme(Scheme):
         pretraining code), ``lower``, ``middle``, or ``random`` (as the released inference code).
     target_sum, log1p
         Scale each cell to this total over the known genes, and take log(1 + x), before binning.
+    edges
+        Rising edges, the same for all cells, in place of the quantiles of each cell's own values: bin 1 is below the
+        first. Those of a corpus: :func:`scfm_hf.data.corpus_tokenizer.tokenizer_from_corpus`.
     include_zero_genes
         Tokens for genes without a count too.
     cls_value, pad_value
@@ -66,6 +69,7 @@ class BinScheme(Scheme):
         ties: Ties = "upper",
         target_sum: float | None = None,
         log1p: bool = False,
+        edges: Sequence[float] | None = None,
         include_zero_genes: bool = False,
         cls_value: float | None = -2.0,
         pad_value: float = -2.0,
@@ -83,6 +87,7 @@ class BinScheme(Scheme):
             "ties": ties,
             "target_sum": target_sum,
             "log1p": log1p,
+            "edges": edges,
             "include_zero_genes": include_zero_genes,
             "cls_value": cls_value,
             "selection": selection,

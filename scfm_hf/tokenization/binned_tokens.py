@@ -51,6 +51,7 @@ def binned_tokens(
     log1p: bool = False,
     n_bins: int | None = 51,
     ties: Ties = "upper",
+    edges: Sequence[float] | None = None,
     include_zero_genes: bool = False,
     max_length: int | None = None,
     selection: Selection = "random",
@@ -78,6 +79,9 @@ def binned_tokens(
     n_bins, ties
         As in :func:`bin_values`; the bins are those of all non-zero genes of the cell, also of genes that are not
         selected. None leaves the values as they are, for models that take expression itself.
+    edges
+        Rising edges of bins that are the same for all cells, in place of ``n_bins`` and ``ties``: bin 1 is below the
+        first, and a value that an edge is equal to belongs to the bin above it.
     include_zero_genes
         Make tokens of genes without a count too, with value 0.
     max_length
@@ -105,7 +109,10 @@ def binned_tokens(
     if log1p:
         expression = Ragged(np.log1p(expression.values), expression.offsets)
     values = expression
-    if n_bins is not None:
+    if edges is not None:
+        bins = np.searchsorted(np.asarray(edges), expression.values, side="right") + 1
+        values = Ragged(np.where(expression.values > 0, bins, 0), expression.offsets)
+    elif n_bins is not None:
         values = bin_values(expression, n_bins=n_bins, ties=ties, draws=draws, cell_ids=cell_ids).bins
     values = Ragged(values.values.astype(np.float32), values.offsets)
     if include_zero_genes:

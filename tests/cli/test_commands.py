@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "families",
     "inspect",
+    "curate",
     "convert",
     "tokenize",
     "embed",
@@ -232,3 +233,24 @@ class TestFailures:
         done = scfm(*arguments)
         assert done.exit_code == 2
         assert "Traceback" not in done.stderr
+
+
+def test_curate_writes_columns_and_a_report_and_applies_them_on_request(
+    scfm: Scfm, cells: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "again").mkdir()
+    anndata.read_h5ad(cells)[:5].write_h5ad(tmp_path / "again" / "copies.h5ad")
+    before = cells.read_bytes()
+    done = scfm("curate", cells, tmp_path / "again", "-o", tmp_path / "out", "--apply", tmp_path / "kept")
+    assert done.exit_code == 0, done.stderr
+    assert "77 cells in 2 files" in done.stdout
+    assert "- duplicate: 5" in done.stdout
+    assert cells.read_bytes() == before
+    assert {"cells.parquet", "pairs.parquet", "report.md", "flags.png"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    assert not any((tmp_path / "kept" / "copies.h5ad").parent.glob("copies*"))
+    failed = scfm("curate", cells, "-o", tmp_path / "out")
+    assert failed.exit_code == 1
+    assert "--overwrite" in failed.stderr

@@ -108,7 +108,8 @@ def fingerprint(
     sources: Sequence[CellSource],
     *,
     gene_column: str | None = None,
-    watch: Callable[[int, StoredCells, FileGenes, Block], None] | None = None,
+    check: Callable[[StoredCells], None] | None = None,
+    watch: Callable[[FileGenes, Block], None] | None = None,
     skip: Callable[[CellSource, CorpusError], None] | None = None,
     progress: bool = False,
 ) -> Fingerprints:
@@ -120,8 +121,10 @@ def fingerprint(
         Where the cells come from.
     gene_column
         Column of var that names the genes of every file.
+    check
+        Called with each file before any is read; raises CorpusError for one that cannot be used.
     watch
-        Called with the number of the source and each of its blocks, for whatever else the same pass can tell.
+        Called with the genes and each block of every source in order, for whatever else the same pass can tell.
     skip
         Called with a source that cannot be used, which is then left out; not given, it raises.
     progress
@@ -135,8 +138,8 @@ def fingerprint(
     from tqdm.auto import tqdm
 
     if skip is not None:
-        sources = _usable(sources, gene_column, skip, progress)
-    genes = [_with_open(source, lambda cells: _genes_of(cells, gene_column)) for source in sources]
+        sources = _usable(sources, gene_column, check, skip, progress)
+    genes = [_with_open(source, lambda cells: _genes_of(cells, gene_column, check)) for source in sources]
     registry = GeneRegistry(genes)
     columns = [registry.columns(one) for one in genes]
     lists, gene_list_of = _gene_lists(columns, len(registry))
@@ -148,6 +151,7 @@ def fingerprint(
         def read(cells: StoredCells, number: int = number, source: CellSource = source, sums: _Sums = sums) -> None:
             rows = source.rows_of(cells)
             for block in source.blocks(cells):
+                _refuse_columns_beyond(genes[number], block, source)
                 n_cells = len(block.cell_ids)
                 parts.append(
                     {
@@ -159,7 +163,7 @@ def fingerprint(
                     }
                 )
                 if watch is not None:
-                    watch(number, cells, genes[number], block)
+                    watch(genes[number], block)
 
         _with_open(source, read)
     if not parts:
@@ -229,6 +233,7 @@ class _Projections:
 def _usable(
     sources: Sequence[CellSource],
     gene_column: str | None,
+    check: Callable[[StoredCells], None] | None,
     skip: Callable[[CellSource, CorpusError], None],
     progress: bool,
 ) -> list[CellSource]:
@@ -238,7 +243,7 @@ def _usable(
     usable = []
 
     def read(cells: StoredCells, source: CellSource) -> None:
-        genes = _genes_of(cells, gene_column)
+        genes = _genes_of(cells, gene_column, check)
         for block in source.blocks(cells):
             _refuse_columns_beyond(genes, block, source)
 
@@ -258,7 +263,9 @@ def _refuse_columns_beyond(genes: FileGenes, block: Block, source: CellSource) -
         raise CorpusError(f"{source.name}: values stand in columns beyond the genes. The file is damaged.")
 
 
-def _genes_of(cells: StoredCells, gene_column: str | None) -> FileGenes:
+def _genes_of(cells: StoredCells, gene_column: str | None, check: Callable[[StoredCells], None] | None) -> FileGenes:
+    if check is not None:
+        check(cells)
     try:
         return file_genes(cells, gene_column=gene_column)
     except CorpusError:
