@@ -164,7 +164,7 @@ class _SomaRows:
         return Rows(found["soma_data"].to_numpy()[order], columns[order], offsets)
 
     def lengths(self) -> None:
-        """Only reading them all would tell."""
+        """Not known."""
 
     def structure(self) -> memoryview:
         """Which cells the query gives."""
