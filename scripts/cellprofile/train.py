@@ -50,7 +50,7 @@ class Views(IterableDataset[dict[str, Any]]):
     def __init__(self, studies: Sequence[Study], choice: Choice, seed: int) -> None:
         self.counts = [sparse.csr_array(study.counts[:, choice.columns]) for study in studies]
         self.totals = [study.totals for study in studies]
-        self.measured = np.array([study.measured[choice.columns] for study in studies], np.float32)
+        self.measured = np.array([study.measured[choice.columns] for study in studies])
         self.scale = (1 / (choice.deviation + FLOOR)).astype(np.float32)
         self.seed = seed
         words = sorted({word for study in studies for word in study.labels} - {""})
@@ -84,7 +84,7 @@ class Views(IterableDataset[dict[str, Any]]):
             "view_of": torch.arange(CELLS_A_STEP).repeat(2),
             "studies": torch.from_numpy(np.tile(chosen, 2)),
             # Told back from the first view alone, which costs half as much.
-            "whole_values": _with_padding(self._values(counts, totals).toarray()),
+            "whole_values": _with_padding(self._values(counts, totals).toarray().astype(np.float16)),
             "measured": _with_padding(self.measured[chosen]),
         }
 
@@ -110,19 +110,19 @@ class Views(IterableDataset[dict[str, Any]]):
 
 
 def tokens_of(values: sparse.csr_array) -> dict[str, Tensor]:
-    """Expressed genes and their values, padded; gene 0 of the vocabulary is padding."""
+    """Expressed genes and their values, padded, in small types that travel fast; gene 0 is padding."""
     lengths = np.diff(values.indptr)
     real = np.arange(lengths.max()) < lengths[:, None]
-    ids, found = np.zeros(real.shape, np.int64), np.zeros(real.shape, np.float32)
+    ids, found = np.zeros(real.shape, np.int32), np.zeros(real.shape, np.float32)
     ids[real], found[real] = values.indices + 1, values.data
     return {
         "input_ids": torch.from_numpy(ids),
         "values": torch.from_numpy(found),
-        "attention_mask": torch.from_numpy(real.astype(np.int64)),
+        "attention_mask": torch.from_numpy(real),
     }
 
 
-def _with_padding(values: NDArray[np.float32]) -> Tensor:
+def _with_padding(values: NDArray[Any]) -> Tensor:
     return torch.nn.functional.pad(torch.from_numpy(values), (1, 0))
 
 
@@ -175,6 +175,8 @@ def fit(model: CellProfileForPreTraining, views: Views, *, seed: int, steps: int
             report_to="none",
             save_strategy="no",
             logging_steps=max(1, min(50, steps // 4)),
+            # A data set of batches needs no main process to cut and hand out batches.
+            accelerator_config={"dispatch_batches": False},
             dataloader_num_workers=1,
             dataloader_prefetch_factor=4,
             dataloader_pin_memory=False,
