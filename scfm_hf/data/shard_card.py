@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scfm_hf.data.shard_plan import tokenizer_digest
-
 if TYPE_CHECKING:
+    from scfm_hf.data.shard_manifest import ShardManifest
     from scfm_hf.data.shard_plan import ShardPlan
-    from scfm_hf.data.shard_writer import ShardWriter
 
 _TEXT = """# {name}
 
@@ -18,7 +16,7 @@ _TEXT = """# {name}
 ```python
 from scfm_hf.data.open_shards import open_shards
 
-cells = open_shards({name!r}, streaming=True)     # refuses shards that are missing or were changed
+cells = open_shards({name!r}, streaming=True)     # folder, or name on the hub; refuses what is missing or was changed
 ```
 
 `datasets.load_dataset` reads them as well, without that check. The tokenizer is in `tokenizer/`; `manifest.json` has \
@@ -33,22 +31,23 @@ Rows are {order}.
 _ORDERS = {"files": "in the order of the files", "mixed": "mixed: each shard is a sample of blocks of all files"}
 
 
-def shard_card(plan: ShardPlan, writer: ShardWriter, *, licence: str | None = None) -> str:
+def shard_card(plan: ShardPlan, manifest: ShardManifest, *, name: str, licence: str | None = None) -> str:
     """Text of README.md, metadata included.
 
     Parameters
     ----------
-    plan, writer
-        What the folder holds, all shards written.
+    plan, manifest
+        What the folder holds.
+    name
+        Title.
     licence
         Of the cells; the card names none if not given.
     """
     from huggingface_hub import DatasetCardData
 
-    records = [record for number in range(len(plan)) if (record := writer.written(number)) is not None]
     vocabulary = plan.tokenizer.vocabulary
     features: Any = plan.features
-    sizes = {"num_bytes": sum(record.bytes for record in records), "num_examples": plan.n_cells}
+    sizes = {"num_bytes": manifest.n_bytes, "num_examples": manifest.n_rows}
     metadata = DatasetCardData(
         license=licence,
         tags=["single-cell", "scfm_hf"],
@@ -59,16 +58,16 @@ def shard_card(plan: ShardPlan, writer: ShardWriter, *, licence: str | None = No
             "download_size": sizes["num_bytes"],
             "dataset_size": sizes["num_bytes"],
         },
-        scfm_tokenizer=tokenizer_digest(plan.tokenizer),
+        scfm_tokenizer=manifest.tokenizer,
     )
     text = _TEXT.format(
-        name=writer.output.name,
-        n_cells=plan.n_cells,
-        n_files=len(plan.files),
+        name=name,
+        n_cells=manifest.n_rows,
+        n_files=len(manifest.files),
         scheme=plan.tokenizer.init_kwargs["cell_options"]["scheme"],
         n_genes=len(vocabulary.gene_tokens),
         species=f", {', '.join(vocabulary.species)}" if vocabulary.species else "",
-        mean_length=sum(record.tokens for record in records) / max(1, plan.n_cells),
+        mean_length=manifest.n_tokens / max(1, manifest.n_rows),
         columns="\n".join(f"| `{name}` | {_type_name(feature)} |" for name, feature in features.items()),
         order=_ORDERS[plan.order],
     )

@@ -13,6 +13,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm_hf.data.shard_card import shard_card
 from scfm_hf.data.shard_manifest import MANIFEST, ShardManifest, ShardRecord
 from scfm_hf.errors import CorpusError
 from scfm_hf.folders import refuse_taken
@@ -126,13 +127,13 @@ class ShardWriter:
             _write_whole(_record_of(path), json.dumps(asdict(record)).encode())
         return record
 
-    def finish(self, *, card: str, skipped: Mapping[str, str]) -> ShardManifest:
+    def finish(self, *, licence: str | None = None, skipped: Mapping[str, str]) -> ShardManifest:
         """Put card, tokenizer and, last, the manifest beside the shards, and the folder in its place.
 
         Parameters
         ----------
-        card
-            Text of README.md.
+        licence
+            Of the cells, for the card.
         skipped
             File that was not used -> why.
 
@@ -141,15 +142,15 @@ class ShardWriter:
         CorpusError
             If shards are missing, or the disk is full.
         """
-        records = [self.written(number) for number in range(len(self.plan))]
-        if absent := [number for number, record in enumerate(records) if record is None]:
+        found = {number: record for number in range(len(self.plan)) if (record := self.written(number)) is not None}
+        if absent := [number for number in range(len(self.plan)) if number not in found]:
             raise CorpusError(
                 f"{len(absent)} of {len(self.plan)} shards of {self.output} are missing (first: {absent[:5]}). Run it "
                 "again to go on."
             )
         description = self.plan.description
         manifest = ShardManifest(
-            shards=tuple(record for record in records if record is not None),
+            shards=tuple(found.values()),
             tokenizer=description["tokenizer"],
             files=tuple(description["files"]),
             order=description["order"],
@@ -158,6 +159,7 @@ class ShardWriter:
         )
         with _full_disk_named(self.unfinished):
             self.plan.tokenizer.save_pretrained(self.unfinished / "tokenizer")
+            card = shard_card(self.plan, manifest, name=self.output.name, licence=licence)
             _write_whole(self.unfinished / "README.md", card.encode())
             _write_whole(self.unfinished / MANIFEST, manifest.to_json().encode())
         for left in [*self.unfinished.rglob(f"*{_PARTIAL}"), *self.unfinished.glob("data/*.json")]:

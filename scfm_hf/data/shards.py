@@ -93,7 +93,6 @@ def tokenize_corpus(
     from tqdm.auto import tqdm
 
     from scfm_hf.data.corpus import load_corpus
-    from scfm_hf.data.shard_card import shard_card
 
     if tokenizer.scheme(**options).looks_ahead:
         raise ValueError(
@@ -133,7 +132,7 @@ def tokenize_corpus(
     done = map_shards(writer.write, todo) if map_shards else _in_processes(writer, todo, workers)
     for _ in tqdm(done, total=len(plan), initial=len(plan) - len(todo), unit="shard", disable=not progress):
         pass
-    return writer.finish(card=shard_card(plan, writer, licence=licence), skipped=stream.report.skipped)
+    return writer.finish(licence=licence, skipped=stream.report.skipped)
 
 
 def _in_processes(writer: ShardWriter, numbers: Sequence[int], workers: int) -> Iterator[ShardRecord]:

@@ -159,7 +159,7 @@ def test_shards_that_are_not_all_there_are_not_pushed(shards: Path, hub: HubServ
     assert ("dataset", repo_id) not in hub.state.repositories
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_the_stock_trainer_learns_from_shards(
     written: Path, tokenizer: CellTokenizer, tmp_path: Path, streaming: bool
 ) -> None:

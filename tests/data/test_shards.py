@@ -17,12 +17,14 @@ import anndata
 import datasets
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from scfm_hf.data import shard_writer
 from scfm_hf.data.corpus import load_corpus
 from scfm_hf.data.shard_manifest import ShardManifest
 from scfm_hf.data.shards import tokenize_corpus
 from scfm_hf.errors import CorpusError
+from scfm_hf.models.released import released_tokenizers
 from scfm_hf.tokenization.statistics import rank_tokenizer
 
 if TYPE_CHECKING:
@@ -75,6 +77,23 @@ def test_rows_are_what_the_tokenizer_makes_of_the_cells_in_the_order_of_the_file
     assert written.features["labels"] == direct.features["labels"]
     for name in ("input_ids", "length", "cell_id", "labels"):
         assert list(written[name]) == list(direct[name])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(set(released_tokenizers()) - {"scgpt-spatial-v1"}))
+def test_shards_of_every_family_hold_what_its_tokenizer_gives(
+    name: str, human_pbmc: anndata.AnnData, data_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(released_tokenizers()[name])
+    tokenize(data_dir / "human_pbmc.h5ad", tokenizer, tmp_path / "out", shard_size=64, min_overlap=0.05)
+    direct = tokenizer.to_dataset(human_pbmc, min_overlap=0.05)
+    assert rows(tmp_path / "out").to_dict() == {**direct.to_dict()}
+
+
+def test_a_tokenizer_that_must_see_all_cells_first_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(released_tokenizers()["scgpt-spatial-v1"])
+    with pytest.raises(ValueError, match="looks at all cells of a file"):
+        tokenize(data_dir / "human_pbmc.h5ad", tokenizer, tmp_path / "out")
 
 
 def test_columns_keep_their_types(corpus_cells: anndata.AnnData, tokenizer: CellTokenizer, tmp_path: Path) -> None:
