@@ -74,13 +74,13 @@ def doublets(counts: sparse.csr_array, *, expected_rate: float = 0.06, seed: int
     sample = anndata.AnnData(sparse.csr_matrix(counts[cells].astype(np.float32)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # The exact search of scanpy 1.11 fails with scikit-learn 1.9, so a small sample must not choose it.
+        # The approximate search of scanpy 1.11, its choice for large samples, fails with pynndescent 0.7.
         scanpy.pp.scrublet(
             sample,
             expected_doublet_rate=expected_rate,
             random_state=seed,
             n_prin_comps=_COMPONENTS,
-            use_approx_neighbors=True,
+            use_approx_neighbors=False,
             verbose=False,
         )
     judged.scores[cells] = sample.obs["doublet_score"].to_numpy(np.float64)

@@ -49,6 +49,16 @@ def test_cells_that_were_aligned_again_are_found(
     assert report.pairs["difference"].between(0.001, 0.5).all()
 
 
+@pytest.mark.extras
+def test_an_approximate_search_finds_the_same(pbmc: Path, human_pbmc: anndata.AnnData) -> None:
+    pytest.importorskip("pynndescent", reason="needs the extra curation")
+    copy = aligned_again(human_pbmc[10:50])
+    copy.obs_names = [f"renamed-{row}" for row in range(40)]
+    report = leakage_report(pbmc, copy, search="approximate")
+    assert report.pairs.equals(leakage_report(pbmc, copy).pairs)
+    assert len(report.pairs) == 40
+
+
 def test_splits_of_one_data_set_have_no_cell_in_common(human_pbmc: anndata.AnnData) -> None:
     train = np.arange(72) % 3 > 0
     report = leakage_report(human_pbmc[train], human_pbmc[~train])
