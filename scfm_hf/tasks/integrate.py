@@ -32,7 +32,7 @@ def integrate(
     layer: str | None = None,
     key_added: str = "X_integrated",
     batch_size: int | None = None,
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int = 8_192,
     seed: int = 0,
     revision: str | None = None,
     device: str | None = None,
