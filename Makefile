@@ -48,11 +48,11 @@ $(WITH_EXTRAS): pyproject.toml constraints.txt scripts/make_venv.sh
 quickstart: $(INSTALLED) ## annotate with the model that ships; train, fine-tune, save, reload (about five minutes)
 	$(BIN)/python -m scfm_hf.quickstart
 
-test: $(INSTALLED) ## run the tests, all but the ones marked full
-	$(RUN_TESTS) -m "not full" $(PYTEST)
+test: $(INSTALLED) ## run the tests, all but those marked full or extras
+	$(RUN_TESTS) -m "not full and not extras" $(PYTEST)
 
 test-full: $(INSTALLED) ## run the tests marked full, which `make test` leaves out
-	$(RUN_TESTS) -m full $(PYTEST)
+	$(RUN_TESTS) -m "full and not extras" $(PYTEST)
 
 test-extras: $(WITH_EXTRAS) ## run the tests that need the extras census, curation, ray and speed, in an environment of their own
 	$(TEST_ENVIRONMENT) build/venv-extras/bin/python -m pytest -n $(WORKERS) --dist worksteal -m extras $(PYTEST)
@@ -62,7 +62,7 @@ test-lowest: $(INSTALLED) ## run the tests with the oldest dependencies that pyp
 	$(BIN)/python scripts/lowest_versions.py --extras test,plots $(if $(LOWEST_TORCH),,--but "$(TORCH)") > build/lowest.txt
 	TORCH="$$(grep '^torch==' build/lowest.txt)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS=test,plots PYTHON="$(PYTHON)" \
 		bash scripts/make_venv.sh build/venv-lowest build/lowest.txt
-	$(TEST_ENVIRONMENT) build/venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not full" -W default $(PYTEST)
+	$(TEST_ENVIRONMENT) build/venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not full and not extras" -W default $(PYTEST)
 
 parity: $(INSTALLED) ## compare with the originals' numbers in ../shared/golden, and write docs/parity.md
 	$(RUN_TESTS) tests/parity

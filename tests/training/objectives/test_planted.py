@@ -59,7 +59,7 @@ def record(record_property: Any) -> Callable[..., None]:
 
     def write(**figures: float) -> None:
         for name, value in figures.items():
-            record_property(name, value)
+            record_property(name, float(value))
         print({name: round(float(value), 4) for name, value in figures.items()})
 
     return write
