@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def quick_values(array: Any) -> Any:
     return _PlainValues(array) if plain and hasattr(os, "preadv") and hasattr(array.id, "chunk_iter") else array
 
 
-class ChunkedValues:
+class ChunkedValues(ABC):
     """Slices put together of pieces of chunks.
 
     Parameters
@@ -75,9 +76,9 @@ class ChunkedValues:
             start = stop
         return values
 
+    @abstractmethod
     def _fill(self, values: NDArray[Any], chunk: int, first: int) -> bool:
         """Put values of a chunk, from its ``first`` on, into an array; False where that cannot be done."""
-        raise NotImplementedError
 
 
 class UnpackedChunks(ChunkedValues):
@@ -96,9 +97,9 @@ class UnpackedChunks(ChunkedValues):
         values[:] = self._last[1][first : first + len(values)]
         return True
 
+    @abstractmethod
     def _unpacked(self, chunk: int) -> NDArray[Any] | None:
         """A whole chunk, or None where that cannot be had."""
-        raise NotImplementedError
 
 
 class _PlainValues(ChunkedValues):

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from anndata.io import sparse_dataset, write_elem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -219,7 +220,6 @@ class TestOnDisk:
 
     @pytest.mark.parametrize("form", ["csr", "csc"])
     def test_a_matrix_in_zarr_is_read_too(self, tmp_path: Path, form: str, human_pbmc: anndata.AnnData) -> None:
-        zarr = pytest.importorskip("zarr")
         group = zarr.open_group(tmp_path / "cells.zarr", mode="w", zarr_format=2)
         write_elem(group, "X", human_pbmc.X.asformat(form))
         lazy = anndata.AnnData(obs=human_pbmc.obs, var=human_pbmc.var)

@@ -240,7 +240,7 @@ class TestFailures:
 def test_curate_writes_columns_and_a_report_and_applies_them_on_request(
     scfm: Scfm, cells: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
     (tmp_path / "again").mkdir()
     anndata.read_h5ad(cells)[:5].write_h5ad(tmp_path / "again" / "copies.h5ad")
     before = cells.read_bytes()

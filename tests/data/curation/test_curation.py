@@ -107,7 +107,7 @@ def test_what_is_saved_is_read_again(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_says_what_was_flagged_and_why(corpus: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
     curation = curate_corpus(corpus, limits=LIMITS, progress=False)
     page = write_report(curation, tmp_path / "report").read_text()
     assert "87 cells in 3 files" in page
