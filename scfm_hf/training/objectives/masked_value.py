@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from scfm_hf.tokenization.draws import Draws, Stream
     from scfm_hf.training.objectives.cell_batch import CellBatch, Profile
 
-#: Families whose own loss is a cross entropy over bins, with whole numbers as labels.
-_OF_CLASSES = ("scbert", "celllm")
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedValue(Objective):
@@ -103,9 +100,12 @@ class MaskedValue(Objective):
     def own_loss(
         self, model: PreTrainedModel, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> tuple[ModelOutput, Tensor]:
-        """The family's own loss: scGPT's finds the places by the value that stands there."""
+        """The family's own loss: scGPT's finds the places by the value that stands there.
+
+        A ``ForMaskedLM`` has a cross entropy over bins, with whole numbers as labels.
+        """
         labels = targets["values"]
-        if model.config.model_type.removeprefix("scfm-") in _OF_CLASSES:
+        if type(model).__name__.endswith("ForMaskedLM"):
             labels = labels.long().masked_fill(~targets["hidden"], -100)
         outputs = model(**inputs, labels=labels)
         return outputs, outputs["loss"]

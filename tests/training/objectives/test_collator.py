@@ -60,8 +60,6 @@ def rows_of(batch: dict[str, Any], n_cells: int) -> list[dict[str, list[float]]]
                     continue
                 for row, value in enumerate(values.double()):
                     flat = value.reshape(-1)
-                    pad = values.double().reshape(-1)[-1]
-                    del pad
                     found[row % n_cells][f"{side}.{name}.{column}.{row // n_cells}"] = flat.tolist()
     return found
 
