@@ -1,7 +1,7 @@
 """The cells of CELLxGENE Census, or of any SOMA store that is laid out like it, chosen by a query on obs.
 
-Census is read through its own client, a block of cells at a time; nothing is downloaded as a whole. Needs the extra
-``census``.
+Census is read through its own client, ``cellxgene_census`` for a release and the ``tiledbsoma`` under it for a store, a
+block of cells at a time; nothing is downloaded as a whole. Needs the extra ``census``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ class CensusQuery:
     obs_value_filter
         Which of them, such as ``"is_primary_data == True and tissue_general == 'lung'"``; all if not given.
     uri
-        The store: a folder, or a URL that the client can read; None asks Census for the address of ``version``, which
-        needs the package ``cellxgene_census`` as well.
+        The store: a folder, or a URL that ``tiledbsoma`` can read; None has ``cellxgene_census`` open ``version``.
     version
         Release of Census. A corpus that is to be read again names one, as ``stable`` changes.
 
@@ -94,7 +93,7 @@ def open_census(place: str, *, layer: str | None = None) -> StoredCells:
     CorpusError
         If the store is no Census, has no such organism or layer, or the filter cannot be understood.
     MissingExtraError
-        If the client, ``tiledbsoma``, is not installed.
+        If the client is not installed.
     """
     try:
         import tiledbsoma
@@ -134,11 +133,15 @@ def _opened(query: CensusQuery) -> Any:
     try:
         import cellxgene_census
     except ImportError as error:
+        raise MissingExtraError("cellxgene-census", "census") from error
+    try:
+        return cellxgene_census.open_soma(census_version=query.version, tiledb_config=configuration)
+    except ValueError as error:
+        raise CorpusError(f"Census has no release {query.version!r} ({error})") from error
+    except OSError as error:
         raise CorpusError(
-            "without uri= the package cellxgene_census is asked for the address of a release, and it is not "
-            "installed: pip install cellxgene-census, or give uri="
+            f"the list of Census releases cannot be reached ({error}); give uri= to read a store without it"
         ) from error
-    return cellxgene_census.open_soma(census_version=query.version, tiledb_config=configuration)
 
 
 class _SomaRows:

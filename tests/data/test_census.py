@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +17,6 @@ from scfm_hf.errors import CorpusError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import anndata
 
@@ -60,6 +63,38 @@ def census(tmp_path_factory: pytest.TempPathFactory, corpus_cells: anndata.AnnDa
         with somas.open(f"{organism}/{place}", "w") as array:
             array.write(table)
     yield uri
+
+
+@pytest.fixture
+def releases(census: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server on loopback that lists releases as Census does; the client asks it. Gives the name of the release."""
+    directory = pytest.importorskip("cellxgene_census", reason="the extra census is not installed")._release_directory
+    version = "2025-01-30"
+    release = {"release_build": version, "soma": {"relative_uri": "soma/"}, "flags": {"lts": True, "retracted": False}}
+    lists = {
+        "/release.json": {version: release, "stable": version},
+        "/mirrors.json": {
+            "default": "here",
+            "here": {"provider": "unknown", "base_uri": f"{Path(census).parent.as_uri()}/", "region": None},
+        },
+    }
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(lists[self.path]).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(directory, "CELL_CENSUS_RELEASE_DIRECTORY_URL", f"{address}/release.json")
+        monkeypatch.setattr(directory, "CELL_CENSUS_MIRRORS_DIRECTORY_URL", f"{address}/mirrors.json")
+        yield version
+        server.shutdown()
 
 
 def test_a_query_is_a_url_and_back() -> None:
@@ -152,3 +187,26 @@ def test_a_layer_and_a_store_that_are_not_there_are_named(census: str, tmp_path:
         load_corpus(CensusQuery(uri=census), layer="normalized")
     with pytest.raises(CorpusError, match="cannot be read"):
         load_corpus(CensusQuery(uri=str(tmp_path / "nothing")))
+
+
+@pytest.mark.extras
+def test_a_release_is_opened_by_its_name_and_holds_the_same_cells(census: str, releases: str) -> None:
+    wanted = [cell["cell_id"] for cell in load_corpus(CensusQuery(uri=census), **SMALL)]
+    for version in (releases, "stable"):
+        found = load_corpus(CensusQuery(version=version, obs_value_filter="is_primary_data == True"), **SMALL)
+        assert {cell["cell_id"] for cell in found} < set(wanted)
+    assert [cell["cell_id"] for cell in load_corpus(CensusQuery(version=releases), **SMALL)] == wanted
+
+
+@pytest.mark.extras
+def test_a_release_that_does_not_exist_and_a_list_out_of_reach_are_told_apart(
+    releases: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CorpusError, match=r"no release '1999-01-01'"):
+        load_corpus(CensusQuery(version="1999-01-01"))
+    import cellxgene_census
+
+    nowhere = "http://127.0.0.1:9/mirrors.json"
+    monkeypatch.setattr(cellxgene_census._release_directory, "CELL_CENSUS_MIRRORS_DIRECTORY_URL", nowhere)
+    with pytest.raises(CorpusError, match=r"cannot be reached .*give uri="):
+        load_corpus(CensusQuery(version=releases))
