@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Schemes that scale counts as the statistics were.
-_SCALED = ("rank", "genecompass", "nicheformer", "cellprofile")
 _SPECIAL_TOKENS = {"pad": "<pad>", "mask": "<mask>", "cls": "<cls>", "eos": "<eos>"}
 
 
@@ -72,8 +70,9 @@ def tokenizer_from_corpus(
     CorpusError
         If a file cannot be used.
     """
+    kind = scheme_class(scheme)
     if not isinstance(corpus, CorpusStatistics):
-        if scheme == "nicheformer" and not (counting or {}).get("groups"):
+        if any("{group}" in name for name in kind.from_corpus) and not (counting or {}).get("groups"):
             raise ValueError('Say which column of obs has the technology: counting={"groups": "..."}.')
         scaling = {"target_sum": options["target_sum"]} if options.get("target_sum") else {}
         corpus = corpus_statistics(corpus, **{**scaling, **(counting or {})})
@@ -89,7 +88,7 @@ def tokenizer_from_corpus(
         id_kind=corpus.vocabulary.id_kind,
         species=(gene_species,) if gene_species else corpus.vocabulary.species,
     )
-    if scheme in _SCALED and options.setdefault("target_sum", corpus.target_sum) != corpus.target_sum:
+    if kind.from_corpus and options.setdefault("target_sum", corpus.target_sum) != corpus.target_sum:
         raise ValueError(
             f"The counts of the corpus were scaled to {corpus.target_sum:,.0f}, not to {options['target_sum']:,.0f}. "
             "Count it again, or leave target_sum= out."
@@ -100,27 +99,25 @@ def tokenizer_from_corpus(
         name: np.concatenate([np.full(len(first), np.nan), values[kept]])
         for name, values in _statistics(corpus, scheme).items()
     }
-    if scheme == "nicheformer" and len(corpus.groups) == 1:
-        options.setdefault("technology", next(iter(corpus.groups)))
-    if scheme == "rank":
-        options.setdefault("surround", {"cls", "eos"} <= special_tokens.keys())
+    options = {**kind.options_of(special_tokens, corpus.groups), **options}
     return CellTokenizer.from_vocabulary(
         vocabulary, scheme=scheme, statistics=statistics, max_length=max_length, **options
     )
 
 
 def _statistics(corpus: CorpusStatistics, scheme: str) -> dict[str, NDArray[np.float64]]:
-    if scheme in ("rank", "genecompass"):
-        return {"median": corpus.medians}
-    if scheme == "cellprofile":
-        return {"deviation": corpus.deviations}
-    if scheme == "nicheformer":
-        return {f"{technology}_mean": sums.nonzero_means for technology, sums in corpus.groups.items()}
-    if needs := scheme_class(scheme).needs:
+    kind = scheme_class(scheme)
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, field in kind.from_corpus.items():
+        if "{group}" in name:
+            found |= {name.format(group=group): getattr(sums, field) for group, sums in corpus.groups.items()}
+        else:
+            found[name] = getattr(corpus, field)
+    if needs := set(kind.needs) - set(found):
         raise ValueError(
-            f"The scheme {scheme!r} needs {', '.join(needs)} of each gene, which no corpus of counts tells."
+            f"The scheme {scheme!r} needs {', '.join(sorted(needs))} of each gene, which no corpus of counts tells."
         )
-    return {}
+    return found
 
 
 def _edges(corpus: CorpusStatistics, options: Mapping[str, Any]) -> list[float]:

@@ -64,6 +64,8 @@ class CellConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = list(NOT_PREDICTIONS)
     #: Names that ``pooling`` may take.
     poolings: ClassVar[tuple[str, ...]] = ()
+    #: Whether pretraining on hidden values hides those that are 0, too.
+    hides_zeros: ClassVar[bool] = True
 
     pooling: str = "mean"
     embedding_layer: int = -1

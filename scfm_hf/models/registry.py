@@ -44,6 +44,9 @@ class FamilySpec:
     modules_to_save
         Modules beside the head that an adapter trains and saves whole (normalisation with running statistics, value
         encoders).
+    own_objectives
+        Pretraining objective of ``scfm_hf.training.objectives``, by name -> the class whose head and loss are this
+        objective's own.
     attentions, values, causal, gene_states, spatial
         What it offers to tasks: attention probabilities, predicted values, a causal language model, a state for each
         gene, coordinates.
@@ -72,6 +75,7 @@ class FamilySpec:
     lora_targets: tuple[str, ...]
     lora_feedforward: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
+    own_objectives: Mapping[str, str] = field(default_factory=dict)
     attentions: bool = True
     values: bool = False
     causal: bool = False

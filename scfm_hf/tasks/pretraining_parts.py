@@ -65,7 +65,8 @@ def _built(
     from scfm_hf.tokenization import CellTokenizer
     from scfm_hf.tokenization.scheme import scheme_class
 
-    needed = set(scheme_class(scheme).needs)
+    kind = scheme_class(scheme)
+    needed = set(kind.needs)
     if needed - {"median"} or counting is not None:
         described = {"scheme": scheme, "min_cells": min_cells, "max_length": max_length, "gene_species": species}
         return _of_all_cells(config, counting or {}, **described, **(options or {}))
@@ -81,9 +82,12 @@ def _built(
         species=(found,) if found else (),
     )
     statistics = {"median": np.concatenate([np.full(len(_SPECIAL_TOKENS), np.nan), medians[kept]])} if needed else {}
-    chosen = {"surround": True} if scheme == "rank" else {}
     return CellTokenizer.from_vocabulary(
-        vocabulary, scheme=scheme, statistics=statistics, max_length=max_length, **{**chosen, **(options or {})}
+        vocabulary,
+        scheme=scheme,
+        statistics=statistics,
+        max_length=max_length,
+        **{**kind.options_of(_SPECIAL_TOKENS), **(options or {})},
     )
 
 

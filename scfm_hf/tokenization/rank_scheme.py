@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scfm_hf.tokenization.ragged import Ragged
@@ -9,7 +10,7 @@ from scfm_hf.tokenization.rank import Ties, rank_genes
 from scfm_hf.tokenization.scheme import Column, Scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -45,6 +46,7 @@ class RankScheme(Scheme):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("median",)
+    from_corpus: ClassVar[Mapping[str, str]] = MappingProxyType({"median": "medians"})
 
     def __init__(
         self,
@@ -58,6 +60,11 @@ class RankScheme(Scheme):
     ) -> None:
         super().__init__(vocabulary, statistics)
         self.surround, self.target_sum, self.ties, self.duplicates = surround, target_sum, ties, duplicates
+
+    @classmethod
+    def options_of(cls, roles: Collection[str], groups: Collection[str] = ()) -> dict[str, Any]:
+        """Cells stand between ``cls`` and ``eos`` where there are both."""
+        return {"surround": True} if {"cls", "eos"} <= set(roles) else {}
 
     @property
     def columns(self) -> Mapping[str, Column]:

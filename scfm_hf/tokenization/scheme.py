@@ -12,12 +12,13 @@ import importlib.util
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -73,6 +74,9 @@ class Scheme(ABC):
     expects: Literal["counts", "log", "any"] = "counts"
     #: Statistics without which the scheme cannot work.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Those that a corpus of counts tells: name -> field of ``CorpusStatistics``; with ``{group}`` in the name, of each
+    #: of its groups. Counts are then scaled as they were in the corpus.
+    from_corpus: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: Whether :meth:`look_ahead` wants to see all cells of a file before any is encoded; the file is then read twice.
     looks_ahead: ClassVar[bool] = False
     #: Least share of a file's genes, and of their counts, that the vocabulary must know unless the caller says another.
@@ -128,6 +132,11 @@ class Scheme(ABC):
         Every column of ``columns``, and any further one that callers may ask for by ``return_columns=``; ``Ragged`` a
         token, arrays of n_cells a cell.
         """
+
+    @classmethod
+    def options_of(cls, roles: Collection[str], groups: Collection[str] = ()) -> dict[str, Any]:
+        """Options that suit a new vocabulary, by the roles of its special tokens and the groups of its corpus."""
+        return {}
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from scfm_hf.models.auto import auto_class, register
 from scfm_hf.models.registry import FamilySpec, families, family_of
 from scfm_hf.tokenization import CellTokenizer
 from scfm_hf.training import lora_config
+from scfm_hf.training.objectives.objective import make_objective, objective_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,13 @@ def test_a_family_says_what_it_is(spec: FamilySpec) -> None:
     assert spec.gene_ids in ("ensembl_id", "symbol")
     assert spec.lora_targets or not spec.classes_of("AutoModel")
     assert "AutoModel" in spec.model_classes
+
+
+def test_own_pretraining_objectives_are_objectives_and_their_classes_are_the_family_s(spec: FamilySpec) -> None:
+    for objective, class_name in spec.own_objectives.items():
+        assert objective in objective_names()
+        assert spec.load_class(class_name)
+        assert make_objective(objective, {"own_head": False}).own_class(spec.name, spec.load_config_class()()) is None
 
 
 def test_configuration_and_tokenizer_are_registered(spec: FamilySpec) -> None:

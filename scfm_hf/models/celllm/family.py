@@ -18,6 +18,7 @@ FAMILY = FamilySpec(
     scheme="celllm",
     lora_targets=("self_attn.query", "self_attn.key", "self_attn.value", "self_attn.out_proj"),
     lora_feedforward=("linear1", "linear2"),
+    own_objectives={"masked_value": "CellLMForMaskedLM"},
     values=True,
     gene_ids="symbol",
     code_licence="MIT",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -39,6 +40,7 @@ class CellProfileScheme(Scheme):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("deviation",)
+    from_corpus: ClassVar[Mapping[str, str]] = MappingProxyType({"deviation": "deviations"})
     #: The vocabulary is a choice of genes that tell cells apart: neither most genes of a file nor most of its counts,
     #: which are of ribosomes and mitochondria.
     min_overlap: ClassVar[float] = 0.1

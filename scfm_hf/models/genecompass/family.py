@@ -18,6 +18,7 @@ FAMILY = FamilySpec(
     scheme="genecompass",
     lora_targets=("query", "key", "value"),
     lora_feedforward=("intermediate.dense", "output.dense"),
+    own_objectives={"masked_gene": "GeneCompassForMaskedLM"},
     values=True,
     species=("human", "mouse"),
     gene_ids="ensembl_id",

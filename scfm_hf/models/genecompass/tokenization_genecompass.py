@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -38,6 +39,7 @@ class GeneCompassScheme(Scheme):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("median",)
+    from_corpus: ClassVar[Mapping[str, str]] = MappingProxyType({"median": "medians"})
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ FAMILY = FamilySpec(
     scheme="rank",
     lora_targets=("query", "value"),
     lora_feedforward=("intermediate.dense", "output.dense"),
+    own_objectives={"masked_gene": "GeneformerForMaskedLM"},
     gene_ids="ensembl_id",
     code_licence="Apache-2.0",
     weights_licence="Apache-2.0",

@@ -17,6 +17,7 @@ FAMILY = FamilySpec(
     scheme="nicheformer",
     lora_targets=("query", "key", "value"),
     lora_feedforward=("intermediate.dense", "output.dense"),
+    own_objectives={"masked_gene": "NicheformerForMaskedLM"},
     species=("human", "mouse"),
     modalities=("rna", "spatial"),
     gene_ids="ensembl_id",

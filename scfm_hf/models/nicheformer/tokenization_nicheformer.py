@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from scfm_hf.tokenization.rank import order_scores
 from scfm_hf.tokenization.scheme import Column, Scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -61,6 +62,8 @@ class NicheformerScheme(Scheme):
     Tejada-Lapuerta et al. 2025, Nature Methods 22, Methods, "Tokenization".
     """
 
+    from_corpus: ClassVar[Mapping[str, str]] = MappingProxyType({"{group}_mean": "nonzero_means"})
+
     def __init__(
         self,
         vocabulary: GeneVocabulary,
@@ -98,6 +101,11 @@ class NicheformerScheme(Scheme):
         }
         self.technology, self.technology_mean, self.log1p = technology, technology_mean, log1p
         self.target_sum, self.ties, self.duplicates = target_sum, ties, duplicates
+
+    @classmethod
+    def options_of(cls, roles: Collection[str], groups: Collection[str] = ()) -> dict[str, Any]:
+        """The technology, where the corpus has one."""
+        return {"technology": next(iter(groups))} if len(groups) == 1 else {}
 
     @property
     def columns(self) -> Mapping[str, Column]:

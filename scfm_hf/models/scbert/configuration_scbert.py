@@ -49,6 +49,8 @@ class ScBertConfig(CellConfig):
 
     model_type = "scfm-scbert"
     poolings: ClassVar[tuple[str, ...]] = ("mean", "last")
+    #: A profile has all genes, most of them without expression.
+    hides_zeros: ClassVar[bool] = False
 
     vocab_size: int = 16_908
     num_values: int = 7

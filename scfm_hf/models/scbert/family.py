@@ -17,6 +17,7 @@ FAMILY = FamilySpec(
     scheme="scbert",
     lora_targets=("self_attn.query", "self_attn.key", "self_attn.value", "self_attn.out_proj"),
     lora_feedforward=("linear1", "linear2"),
+    own_objectives={"masked_value": "ScBertForMaskedLM"},
     gene_ids="symbol",
     code_licence="GPL-3.0-only",
     weights_licence="none stated",

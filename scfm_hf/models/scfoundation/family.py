@@ -17,6 +17,7 @@ FAMILY = FamilySpec(
     scheme="scfoundation",
     lora_targets=("self_attn.qkv", "self_attn.out_proj"),
     lora_feedforward=("linear1", "linear2"),
+    own_objectives={"read_depth": "ScFoundationForExpressionPrediction"},
     values=True,
     gene_ids="symbol",
     code_licence="Apache-2.0",

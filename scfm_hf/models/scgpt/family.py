@@ -19,6 +19,7 @@ FAMILY = FamilySpec(
     lora_targets=("self_attn.qkv", "self_attn.out_proj"),
     lora_feedforward=("linear1", "linear2"),
     modules_to_save=("batch_norm",),
+    own_objectives={"masked_value": "ScGPTForExpressionPrediction", "generative": "ScGPTForPreTraining"},
     values=True,
     gene_ids="symbol",
     modalities=("rna", "atac", "protein"),

@@ -17,6 +17,7 @@ FAMILY = FamilySpec(
     scheme="scgpt_spatial",
     lora_targets=("self_attn.qkv", "self_attn.out_proj"),
     lora_feedforward=("linear1", "linear2"),
+    own_objectives={"masked_value": "ScGPTSpatialForExpressionPrediction", "generative": "ScGPTSpatialForPreTraining"},
     values=True,
     spatial=True,
     gene_ids="symbol",

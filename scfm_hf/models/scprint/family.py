@@ -17,6 +17,7 @@ FAMILY = FamilySpec(
     scheme="scprint",
     lora_targets=("qkv", "out_proj"),
     lora_feedforward=("linear1", "linear2"),
+    own_objectives={"denoising": "ScPrintForPreTraining", "bottleneck": "ScPrintForPreTraining"},
     values=True,
     species=("human", "mouse"),
     gene_ids="ensembl_id",

@@ -17,6 +17,7 @@ FAMILY = FamilySpec(
     scheme="tgpt",
     lora_targets=("c_attn", "attn.c_proj"),
     lora_feedforward=("mlp.c_fc", "mlp.c_proj"),
+    own_objectives={"next_gene": "TGPTForCausalLM"},
     causal=True,
     gene_ids="symbol",
     code_licence="GPL-3.0-only",

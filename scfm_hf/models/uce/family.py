@@ -16,6 +16,7 @@ FAMILY = FamilySpec(
     scheme="uce",
     lora_targets=("qkv", "out_proj"),
     lora_feedforward=("linear1", "linear2"),
+    own_objectives={"binary_expression": "UceForPreTraining"},
     species=(
         "human",
         "mouse",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
@@ -40,8 +40,6 @@ class BinaryExpression(Objective):
     ----------
     Rosen et al. 2023, bioRxiv 2023.11.28.568918, Methods, "Training objective" (binary cross entropy).
     """
-
-    own_classes: ClassVar[Mapping[str, str]] = {"uce": "UceForPreTraining"}
 
     share: float = 0.2
     n_queries: int = 200

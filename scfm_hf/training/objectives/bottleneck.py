@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,8 +50,6 @@ class Bottleneck(Objective):
     ----------
     Kalfon et al. 2025, Nature Communications 16, Methods, "Bottleneck learning task".
     """
-
-    own_classes: ClassVar[Mapping[str, str]] = {"scprint": "ScPrintForPreTraining"}
 
     share: float = 0.3
     max_genes: int = 512

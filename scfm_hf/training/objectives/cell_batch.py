@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 from scipy.sparse import csr_array
 
+from scfm_hf.models.registry import families
 from scfm_hf.tokenization.profiles import ProfileBlock
 from scfm_hf.tokenization.ragged import Ragged
 
@@ -98,6 +100,13 @@ class CellBatch:
 
     def __len__(self) -> int:
         return len(self.cells)
+
+    def own_class_takes(self, column: str) -> bool:
+        """Whether the family's own class is trained, and its forward pass takes a column."""
+        if self.own_class is None:
+            return False
+        made = families()[self.family].load_class(self.own_class)
+        return column in inspect.signature(made.forward).parameters
 
     @cached_property
     def ids(self) -> list[str | int]:

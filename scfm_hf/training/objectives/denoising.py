@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -52,8 +52,6 @@ class Denoising(Objective):
     ----------
     Kalfon et al. 2025, Nature Communications 16, Methods, "Denoising task".
     """
-
-    own_classes: ClassVar[Mapping[str, str]] = {"scprint": "ScPrintForPreTraining"}
 
     share: float = 0.6
     likelihood: Likelihood = "nb"

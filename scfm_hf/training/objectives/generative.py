@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,11 +47,6 @@ class Generative(Objective):
     ----------
     Cui et al. 2024, Nature Methods 21, Methods, "Generative pretraining", equations 8 and 9.
     """
-
-    own_classes: ClassVar[Mapping[str, str]] = {
-        "scgpt": "ScGPTForPreTraining",
-        "scgpt_spatial": "ScGPTSpatialForPreTraining",
-    }
 
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     max_length: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
@@ -38,12 +38,6 @@ class MaskedGene(Objective):
     Devlin et al. 2019, BERT, section 3.1; Theodoris et al. 2023, Methods, "Geneformer pretraining".
     """
 
-    own_classes: ClassVar[Mapping[str, str]] = {
-        "genecompass": "GeneCompassForMaskedLM",
-        "geneformer": "GeneformerForMaskedLM",
-        "nicheformer": "NicheformerForMaskedLM",
-    }
-
     share: float = 0.15
     masked: float = 0.8
     replaced: float = 0.1
@@ -61,8 +55,8 @@ class MaskedGene(Objective):
         """Hide genes of each cell."""
         encoded, wanted = self.hide(cells, draws)
         targets = {"labels": padded(wanted, -100, np.int64)}
-        if cells.own_class == "GeneCompassForMaskedLM":
-            # GeneCompass hides the values too, and tells them back.
+        if cells.own_class_takes("target_values"):
+            # As GeneCompass, which hides the values too, and tells them back.
             values = [np.asarray(row, np.float32) for row in encoded["values"]]
             targets["target_values"] = padded(values, 0, np.float32)
             masked = [ids == cells.tokenizer.mask_token_id for ids in encoded["input_ids"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,13 +50,6 @@ class MaskedValue(Objective):
     ----------
     Cui et al. 2024 (scGPT), Methods, equation 9 (squared error); Lopez et al. 2018 (scVI), equation 2 (ZINB).
     """
-
-    own_classes: ClassVar[Mapping[str, str]] = {
-        "scgpt": "ScGPTForExpressionPrediction",
-        "scgpt_spatial": "ScGPTSpatialForExpressionPrediction",
-        "scbert": "ScBertForMaskedLM",
-        "celllm": "CellLMForMaskedLM",
-    }
 
     share: float = 0.15
     likelihood: Likelihood = "mse"
@@ -147,9 +140,9 @@ class MaskedValue(Objective):
     def _choose(
         self, ids: NDArray[np.int64], values: NDArray[Any], cells: CellBatch, stream: Stream
     ) -> NDArray[np.bool_]:
-        """Which tokens' values are hidden; at least one, and one stays. scBERT hides those above 0 alone."""
+        """Which tokens' values are hidden; at least one, and one stays."""
         maskable = ~np.isin(ids, cells.special_ids)
-        if cells.family == "scbert":
+        if not cells.config.hides_zeros:
             maskable &= values > 0
         places = np.flatnonzero(maskable)
         n_hidden = min(max(1, round(self.share * len(places))), max(len(places) - 1, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
@@ -34,8 +34,6 @@ class NextGene(Objective):
     ----------
     Shen et al. 2023 (tGPT), Methods, "Autoregressive pretraining": the sum of log p(gene | genes before it).
     """
-
-    own_classes: ClassVar[Mapping[str, str]] = {"tgpt": "TGPTForCausalLM"}
 
     def prepare(self, cells: CellBatch, draws: Draws) -> Prepared:
         """The cells as they are, or cut."""

@@ -14,6 +14,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from scfm_hf.models.registry import families
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -75,13 +77,16 @@ class Objective(ABC):
         Use the family's own head and loss where the family was pretrained with this objective.
     """
 
-    #: Class of each family, by the family's name, whose head and loss are this objective's own.
-    own_classes: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: Whether a loss compares the cells of a batch, so that it is not a mean over cells.
     compares_cells: ClassVar[bool] = False
 
     weight: float = 1.0
     own_head: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its name, which is that of its file."""
+        return type(self).__module__.rpartition(".")[2]
 
     @property
     def annotations(self) -> tuple[str, ...]:
@@ -95,7 +100,7 @@ class Objective(ABC):
 
     def own_class(self, family: str, config: CellConfig) -> str | None:
         """Name of the family's class whose head and loss are used; None: the general head."""
-        return self.own_classes.get(family) if self.own_head else None
+        return families()[family].own_objectives.get(self.name) if self.own_head else None
 
     @abstractmethod
     def prepare(self, cells: CellBatch, draws: Draws) -> Prepared:

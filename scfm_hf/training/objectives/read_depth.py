@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -49,8 +49,6 @@ class ReadDepth(Objective):
     ----------
     Hao et al. 2024, Nature Methods 21, Methods, "Read-depth-aware pretraining".
     """
-
-    own_classes: ClassVar[Mapping[str, str]] = {"scfoundation": "ScFoundationForExpressionPrediction"}
 
     probability: float = 0.5
     min_depth: int = 1000
