@@ -22,7 +22,9 @@ def run(
     columns: Annotated[list[str] | None, typer.Option("--column", help="A further column of obs; repeatable.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the counts.")] = None,
     gene_column: Annotated[str | None, typer.Option(help="Column of var that names the genes.")] = None,
-    min_overlap: Annotated[float, typer.Option(help="Least share of genes and counts that must be known.")] = 0.5,
+    min_overlap: Annotated[
+        float | None, typer.Option(help="Least share of genes and counts that must be known; None: the model's own.")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens a cell.")] = None,
     option: TokenizerOptions = None,
     shard_size: Annotated[int, typer.Option(help="Cells a shard, about.")] = 8192,

@@ -20,6 +20,7 @@ from scfm_hf.data.stream import CellStream
 from scfm_hf.data.window_reader import Encoder, WindowReader
 from scfm_hf.errors import CorpusError
 from scfm_hf.genes import GeneMapper, GeneVocabulary, is_ensembl_id, recognise_id_kind, recognise_species, strip_version
+from scfm_hf.tokenization.scheme import Scheme
 
 if TYPE_CHECKING:
     import os
@@ -77,7 +78,7 @@ def load_corpus(
     layer: str | None = None,
     use_raw: bool = False,
     gene_column: str | None = None,
-    min_overlap: float = 0.5,
+    min_overlap: float | None = None,
     max_length: int | None = None,
     balance: str | Sequence[str] = (),
     temperature: float = 2.0,
@@ -119,7 +120,8 @@ def load_corpus(
     layer, use_raw, gene_column
         Where the counts and the names of genes are in every file; X and the column that fits if not given.
     min_overlap
-        Least share of the genes, and of the counts, of each file that the vocabulary must know.
+        Least share of the genes, and of the counts, of each file that the vocabulary must know. None: what the
+        tokenizer's scheme asks for, which is a half for most; a half without a tokenizer.
     max_length
         Most tokens a cell; None for the tokenizer's own limit.
     balance
@@ -164,6 +166,8 @@ def load_corpus(
         raise ValueError("bucket_batches= needs batch_size=, the number of cells that the loader takes at a time.")
     if options and (tokenizer is None or not encode):
         raise TypeError(f"Unknown options {', '.join(options)}; options of a scheme need a tokenizer=.")
+    if min_overlap is None:
+        min_overlap = Scheme.min_overlap if tokenizer is None else tokenizer.scheme().min_overlap
     reading = Reading(layer=layer, use_raw=use_raw, gene_column=gene_column, min_overlap=min_overlap)
     balance = [balance] if isinstance(balance, str) else list(balance)
     wanted = list(dict.fromkeys([*([labels] if labels else []), *columns, *balance]))

@@ -35,7 +35,7 @@ def tokenize_corpus(
     layer: str | None = None,
     use_raw: bool = False,
     gene_column: str | None = None,
-    min_overlap: float = 0.5,
+    min_overlap: float | None = None,
     max_length: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     licence: str | None = None,

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 
 from scfm_hf.data.corpus import load_corpus
 from scfm_hf.errors import CorpusError
+from scfm_hf.genes import GeneVocabulary
 from scfm_hf.models.released import released_tokenizer
+from scfm_hf.tokenization import CellTokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -261,3 +263,17 @@ def test_batches_of_like_length_are_the_same_for_any_number_of_workers(corpus_fo
     assert [cell["cell"] for cell in resumed] == alone[30:]
     with pytest.raises(CorpusError, match="buckets differ"):
         plain.load_state_dict(state)
+
+
+def test_a_scheme_says_how_much_of_a_file_its_genes_must_be(corpus_folder: Path, corpus_cells: anndata.AnnData) -> None:
+    known = corpus_cells.var["ensembl_id"].astype(str)
+    some = known[known.str.startswith("ENSG") & ~known.duplicated()][::4].tolist()
+    vocabulary = GeneVocabulary(["<pad>", *some], special_tokens={"pad": "<pad>"}, id_kind="ensembl_id")
+    of_profiles = CellTokenizer.from_vocabulary(
+        vocabulary, scheme="cellprofile", statistics={"deviation": np.ones(len(vocabulary))}
+    )
+    assert len(load_corpus(corpus_folder, tokenizer=of_profiles)) == 72
+    with pytest.raises(CorpusError, match="at least 50% of both must be"):
+        load_corpus(corpus_folder, vocabulary=vocabulary)
+    with pytest.raises(CorpusError, match="at least 40% of both must be"):
+        load_corpus(corpus_folder, tokenizer=of_profiles, min_overlap=0.4)
