@@ -203,7 +203,7 @@ def _corpus(file: Path, *, reordered: bool = False):  # noqa: ANN202
     else:
         with h5py.File(file) as store:
             names = anndata.io.read_elem(store["var"]).index.tolist()
-    names = sorted(names, key=hash) if reordered else names
+    names = np.random.default_rng(0).permutation(names).tolist() if reordered else names
     vocabulary = GeneVocabulary(names, id_kind="symbol", species=("human",))
     return load_corpus(file, vocabulary=vocabulary, gene_column="var_names", columns=["row"])
 

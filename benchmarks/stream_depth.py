@@ -1,5 +1,7 @@
 """Whether a stream costs the same memory for 10,000 and 1,000,000 cells, and the same time to go on at any depth.
 
+Beside it the memory that ``corpus_statistics`` takes (medians by sketches, which need the extra ``curation``).
+
     python -P benchmarks/stream_depth.py [--shared ../shared] [--cells 1000000]
 
 Real cells of a panel (THP-1 cells, 299 genes), repeated in one file without compression; each measurement is a process
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +32,10 @@ import numpy as np
 import pandas as pd
 
 from scfm_hf.data.corpus import load_corpus
+from scfm_hf.data.corpus_statistics import corpus_statistics
+
+#: In the place of a depth: the statistics, not a stream.
+STATISTICS = "statistics of all"
 
 
 def main() -> None:
@@ -39,16 +46,19 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, metavar=("FILE", "DEPTH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measured(Path(options.measure[0]), int(options.measure[1]))))
+        file, depth = options.measure
+        print(json.dumps(counted(Path(file)) if depth == STATISTICS else measured(Path(file), int(depth))))
         return
     print("| cells in the file | goes on at | seconds to the first batch | largest memory, MB |\n|---|---|---|---|")
+    statistics = [STATISTICS] if find_spec("ddsketch") else []
     with tempfile.TemporaryDirectory() as folder:
         for n_cells, depths in ((10_000, [1000]), (options.cells, [1000, options.cells - 30_000])):
             file = write_cells(options.shared, Path(folder) / f"{n_cells}.h5ad", n_cells)
-            for depth in depths:
+            for depth in [*depths, *statistics]:
                 run = [sys.executable, "-P", __file__, "--measure", str(file), str(depth)]
                 found = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
-                print(f"| {n_cells:,} | {depth:,} | {found['seconds']:.2f} | {found['megabytes']:,.0f} |")
+                place = depth if depth == STATISTICS else f"{depth:,}"
+                print(f"| {n_cells:,} | {place} | {found['seconds']:.2f} | {found['megabytes']:,.0f} |", flush=True)
 
 
 def write_cells(shared: Path, file: Path, n_cells: int) -> Path:
@@ -81,7 +91,19 @@ def measured(file: Path, depth: int) -> dict[str, float]:
     next(batches)
     seconds = time.process_time() - start
     list(islice(batches, 117))
-    return {"seconds": seconds, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "megabytes": largest_memory()}
+
+
+def counted(file: Path) -> dict[str, float]:
+    """CPU seconds of the statistics of a corpus, and the largest memory of the process."""
+    start = time.process_time()
+    corpus_statistics(file, accuracy=0.0025, progress=False)
+    return {"seconds": time.process_time() - start, "megabytes": largest_memory()}
+
+
+def largest_memory() -> float:
+    """Of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from scfm_hf.data.sampling import repeats_in_epoch
 from scfm_hf.data.stream_state import describe_order, refuse_other_files, refuse_other_order
 from scfm_hf.errors import CorpusError
 from scfm_hf.tokenization import Ragged
-from scfm_hf.tokenization.length_buckets import permutation
+from scfm_hf.tokenization.draws import permutation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -174,3 +174,12 @@ class SharedDraws:
                 raise ValueError('A permutation of torch gives neither replacement nor weights; use choice_by="numpy".')
             return self.permutation(n)[:size]
         return self.numpy.choice(n, size, replace=replace, p=None if weights is None else np.asarray(weights))
+
+
+def permutation(key: str, n: int) -> NDArray[np.int64]:
+    """The numbers 0 .. n - 1 in an order that depends on the key alone.
+
+    Made of the raw output of Philox, which NumPy promises never to change, unlike its ``permutation``.
+    """
+    raw = np.random.Philox(key=int.from_bytes(blake2b(key.encode(), digest_size=16).digest(), "little"))
+    return np.argsort(raw.random_raw(n), kind="stable")

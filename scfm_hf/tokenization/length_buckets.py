@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm_hf.tokenization.draws import permutation
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-def permutation(key: str, n: int) -> NDArray[np.int64]:
-    """The numbers 0 .. n - 1 in an order that depends on the key alone.
-
-    Made of the raw output of Philox, which NumPy promises never to change, unlike its ``permutation``.
-    """
-    raw = np.random.Philox(key=int.from_bytes(blake2b(key.encode(), digest_size=16).digest(), "little"))
-    return np.argsort(raw.random_raw(n), kind="stable")
 
 
 def bucket_by_length(

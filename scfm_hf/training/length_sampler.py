@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Sampler
 
-from scfm_hf.tokenization.length_buckets import bucket_by_length, permutation
+from scfm_hf.tokenization.draws import permutation
+from scfm_hf.tokenization.length_buckets import bucket_by_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
