@@ -41,7 +41,7 @@ $(LINTERS): $(INSTALLED)
 
 $(WITH_EXTRAS): pyproject.toml constraints.txt scripts/make_venv.sh
 	mkdir -p build
-	TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS="test,plots,census,curation,ray,speed" PYTHON="$(PYTHON)" \
+	TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" EXTRAS="test,plots,census,curation,ray" PYTHON="$(PYTHON)" \
 		bash scripts/make_venv.sh build/venv-extras constraints.txt
 	@touch $@
 
@@ -54,7 +54,7 @@ test: $(INSTALLED) ## run the tests, all but those marked full or extras
 test-full: $(INSTALLED) ## run the tests marked full, which `make test` leaves out
 	$(RUN_TESTS) -m "full and not extras" $(PYTEST)
 
-test-extras: $(WITH_EXTRAS) ## run the tests that need the extras census, curation, ray and speed, in an environment of their own
+test-extras: $(WITH_EXTRAS) ## run the tests that need the extras census, curation and ray, in an environment of their own
 	$(TEST_ENVIRONMENT) build/venv-extras/bin/python -m pytest -n $(WORKERS) --dist worksteal -m extras $(PYTEST)
 
 test-lowest: $(INSTALLED) ## run the tests with the oldest dependencies that pyproject.toml allows (all but torch; LOWEST_TORCH=1 for torch too)

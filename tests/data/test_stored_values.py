@@ -10,7 +10,6 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
 
-from scfm_hf.data import stored_values
 from scfm_hf.data.stored_values import quick_values
 
 if TYPE_CHECKING:
@@ -28,16 +27,6 @@ STORED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=["zlib", pytest.param("libdeflate", marks=pytest.mark.extras)])
-def inflate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With and without the package ``deflate``."""
-    if request.param == "zlib":
-        monkeypatch.setattr(stored_values, "deflate", None)
-    elif stored_values.deflate is None:
-        pytest.skip("deflate is not installed (the extra speed)")
-
-
-@pytest.mark.usefixtures("inflate")
 @pytest.mark.parametrize("options", STORED.values(), ids=STORED.keys())
 def test_every_slice_is_the_one_that_hdf5_gives(tmp_path: Path, options: dict[str, Any]) -> None:
     with h5py.File(tmp_path / "values.h5", "w") as file:
@@ -86,7 +75,6 @@ def test_chunks_that_were_never_written_and_those_stored_uncompressed_are_read(
         assert (read[:300] == 7).all()
 
 
-@pytest.mark.usefixtures("inflate")
 def test_a_damaged_chunk_and_a_closed_file_are_refused_as_by_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "values.h5"
     with h5py.File(path, "w") as file:
