@@ -145,7 +145,7 @@ class _DeflatedValues(UnpackedChunks):
         n_bytes = self._size * self.dtype.itemsize
         try:
             skipped_filters, stored = self._array.id.read_direct_chunk((chunk * self._size,))
-            unpacked = deflate.zlib_decompress(stored, n_bytes)
+            unpacked: bytes | bytearray = deflate.zlib_decompress(stored, n_bytes)
         except (OSError, RuntimeError, ValueError, deflate.DeflateError):
             return None
         if skipped_filters or len(unpacked) != n_bytes:

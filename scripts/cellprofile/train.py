@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,16 @@ LEARNING_RATE = 1e-3
 THINNED_TO, DROPPED, GAIN, PANELS, HIDDEN = 0.15, 0.2, 0.5, 0.5, 0.7
 
 
+class Drawn(NamedTuple):
+    """Values of the views (the first ones, then the second ones) and of the whole cells, studies of the cells, and what
+    :func:`supervised_contrast` asks for of each view."""
+
+    views: sparse.csr_array
+    whole: sparse.csr_array
+    studies: NDArray[np.int64]
+    belonging: dict[str, Tensor]
+
+
 class Views(IterableDataset[dict[str, Any]]):
     """Endless batches: cells of studies drawn by the root of their size, two views each.
 
@@ -45,9 +55,12 @@ class Views(IterableDataset[dict[str, Any]]):
         Genes, with their deviations.
     seed
         Of every draw.
+    n_cells
+        Cells of a batch.
     """
 
-    def __init__(self, studies: Sequence[Study], choice: Choice, seed: int) -> None:
+    def __init__(self, studies: Sequence[Study], choice: Choice, seed: int, n_cells: int = CELLS_A_STEP) -> None:
+        self.n_cells = n_cells
         self.counts = [sparse.csr_array(study.counts[:, choice.columns]) for study in studies]
         self.totals = [study.totals for study in studies]
         self.measured = np.array([study.measured[choice.columns] for study in studies])
@@ -67,7 +80,18 @@ class Views(IterableDataset[dict[str, Any]]):
             yield self._batch(random)
 
     def _batch(self, random: np.random.Generator) -> dict[str, Any]:
-        chosen = np.sort(random.choice(len(self.counts), CELLS_A_STEP, p=self.shares))
+        drawn = self.draw(random)
+        return {
+            **tokens_of(drawn.views),
+            **drawn.belonging,
+            # Told back from the first view alone, which costs half as much.
+            "whole_values": _with_padding(drawn.whole.toarray().astype(np.float16)),
+            "measured": _with_padding(self.measured[drawn.studies]),
+        }
+
+    def draw(self, random: np.random.Generator) -> Drawn:
+        """Cells, two views of each, and what belongs together."""
+        chosen = np.sort(random.choice(len(self.counts), self.n_cells, p=self.shares))
         groups = [
             (study, random.integers(len(self.totals[study]), size=(chosen == study).sum()))
             for study in np.unique(chosen)
@@ -77,16 +101,13 @@ class Views(IterableDataset[dict[str, Any]]):
         labels = np.concatenate([self.labels[study][cells] for study, cells in groups])
         coarse = np.concatenate([self.coarse[study][cells] for study, cells in groups])
         views = sparse.vstack([self._view(counts, totals, random) for _ in range(2)])
-        return {
-            **tokens_of(views),
+        belonging = {
             "labels": torch.from_numpy(np.tile(labels, 2)),
             "coarse_classes": torch.from_numpy(np.tile(coarse, 2)),
-            "view_of": torch.arange(CELLS_A_STEP).repeat(2),
+            "view_of": torch.arange(self.n_cells).repeat(2),
             "studies": torch.from_numpy(np.tile(chosen, 2)),
-            # Told back from the first view alone, which costs half as much.
-            "whole_values": _with_padding(self._values(counts, totals).toarray().astype(np.float16)),
-            "measured": _with_padding(self.measured[chosen]),
         }
+        return Drawn(sparse.csr_array(views), self._values(counts, totals), chosen, belonging)
 
     def _view(self, counts: sparse.csr_array, totals: NDArray[np.float32], random: np.random.Generator) -> Any:
         """Thin the molecules, drop entries, change the gain of genes, and hide some as a panel would."""
