@@ -202,9 +202,9 @@ class FileStatistics:
                 rows = counts_of(cells, start, min(start + _READ_ROWS, file.n_cells))
                 totals, known = totals_of(rows), harmonise(rows)
                 scale = np.divide(self.target_sum, totals, out=np.zeros(len(totals)), where=totals > 0)
-                of_block = names[start : start + len(totals)]
-                for name in np.unique(of_block).tolist():
-                    mine = (of_block == name) & (totals > 0)
+                of_block = None if names is None else names[start : start + len(totals)]
+                for name in [file.place] if of_block is None else np.unique(of_block).tolist():
+                    mine = totals > 0 if of_block is None else (of_block == name) & (totals > 0)
                     chosen = known if mine.all() else kept_rows(known, mine)
                     genes = chosen.columns.astype(np.int64)
                     scaled = chosen.values * np.repeat(scale[mine], np.diff(chosen.offsets))
@@ -219,11 +219,11 @@ class FileStatistics:
         _count(made.quantiles, pending)
         return CorpusStatistics(**{**vars(made), "n_cells": n_cells})
 
-    def _names(self, number: int) -> NDArray[np.str_]:
-        """Group of each cell of a file."""
+    def _names(self, number: int) -> NDArray[np.str_] | None:
+        """Group of each cell of a file; None where the file is the group."""
         file = self.stream.files[number]
         if self.groups is None:
-            return np.full(file.n_cells, file.place)
+            return None
         named = self.stream.annotation[self.groups].of(np.arange(self._first[number], self._first[number + 1]))
         if None in named:
             raise CorpusError(f"{file.place}: {named.count(None):,} cells have no {self.groups!r}.")
@@ -235,8 +235,9 @@ class FileStatistics:
         described = [file.digest, file.place, self.stream.vocabulary.digest, self.target_sum, self.accuracy]
         digest = sha256(json.dumps([*described, self.exact_cells, self.groups]).encode())
         digest.update(file.mapping.indices.tobytes())
-        if self.groups is not None:
-            digest.update("\n".join(self._names(number).tolist()).encode())
+        names = self._names(number)
+        if names is not None:
+            digest.update("\n".join(names.tolist()).encode())
         return digest.hexdigest()[:24]
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 #: Values that buckets tell apart; those beyond are taken for these.
 _SMALLEST, _LARGEST = 1e-6, 1e9
-#: Single values held before those of genes that have too many are let go.
-_HELD = 1 << 24
+#: Single values held (12 bytes each) before those of genes that have too many are let go.
+_HELD = 1 << 22
 
 
 class GeneQuantiles:
@@ -46,7 +46,7 @@ class GeneQuantiles:
         #: Values that each gene has, int64, (n_genes,).
         self.n_values = np.zeros(n_genes, np.int64)
         self._genes, self._values = [np.empty(0, np.int32)], [np.empty(0)]
-        self._n_held = 0
+        self._n_held, self._most_held = 0, _HELD
         self._buckets: sparse.csr_array | None = None
         if accuracy is not None:
             self._mapping = _mapping(accuracy)
@@ -74,7 +74,7 @@ class GeneQuantiles:
             shape = self._buckets.shape
             flat, times = np.unique(genes.astype(np.int64) * shape[1] + keys - self._first, return_counts=True)
             self._buckets = self._buckets + sparse.csr_array((times, np.divmod(flat, shape[1])), shape)
-            if self._n_held > _HELD:
+            if self._n_held > self._most_held:
                 self._let_go()
 
     def merge(self, other: GeneQuantiles) -> None:
@@ -95,7 +95,7 @@ class GeneQuantiles:
         self._n_held += other._n_held
         if self._buckets is not None:
             self._buckets = self._buckets + other._buckets
-            if self._n_held > _HELD:
+            if self._n_held > self._most_held:
                 self._let_go()
 
     def quantiles(self, share: float) -> NDArray[np.float64]:
@@ -167,6 +167,8 @@ class GeneQuantiles:
             kept = (self.n_values <= self.exact_cells)[genes]
             genes, values = genes[kept], values[kept]
         self._genes, self._values, self._n_held = [genes], [values], len(values)
+        # Twice what had to stay: else it would be gone through at every step.
+        self._most_held = max(_HELD, 2 * len(values))
         return genes, values
 
 
