@@ -11,6 +11,8 @@ import copy
 import json
 import platform
 import time
+import warnings
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from evaluate import (
     log_counts,
     of_model,
     transfer,
+    transfer_by_regression,
 )
 from folds import FOLDS, Fold
 from train import STEPS, parts_of, prepare, train
@@ -35,7 +38,7 @@ from scfm_hf import CellTokenizer, GeneVocabulary
 from scfm_hf.models.cellprofile.configuration_cellprofile import CellProfileConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gene_choice import Choice
 
@@ -121,6 +124,7 @@ def main() -> None:
     log.transfers("HVG + PCA, reference", highly_variable_pca(see_query=False))
     log.transfers("HVG + PCA, reference + query", both)
     log.transfers("corpus SVD joined with HVG + PCA", joined(svd, both))
+    log.regression()
     log.few_labels("HVG + PCA of the file", both)
     log.few_labels(
         "linear maps alone", scaled(joined(of_model(body, choice, "factors"), of_model(body, choice, "sketch")))
@@ -138,11 +142,18 @@ class Log:
 
     def transfers(self, way: str, embed: Embedding, seed: int | None = None) -> None:
         """Labels across studies, mixing and purity."""
-        found = [
-            transfer(embed, part(self.corpus, first), part(self.corpus, second))
-            for first, second in self.fold.transfers
-        ]
-        means = {key: float(np.nanmean([one[key] for one in found])) for key in ("macro_f1", "mixing", "purity")}
+        self._transfers(way, partial(transfer, embed), seed)
+
+    def regression(self) -> None:
+        """Labels across studies by a logistic regression."""
+        self._transfers("logistic regression on log counts", transfer_by_regression, None)
+
+    def _transfers(self, way: str, measured: Callable[[Study, Study], dict[str, Any]], seed: int | None) -> None:
+        pairs = [(part(self.corpus, first), part(self.corpus, second)) for first, second in self.fold.transfers]
+        found = [measured(*pair) for pair in pairs]
+        with warnings.catch_warnings():  # a regression has no neighbours to mix
+            warnings.simplefilter("ignore", RuntimeWarning)
+            means = {key: float(np.nanmean([one[key] for one in found])) for key in ("macro_f1", "mixing", "purity")}
         each = [one["macro_f1"] for one in found]
         resampled = np.mean([one["resampled"] for one in found], 0).round(4).tolist()
         self.write({"measure": "transfer", "way": way, "seed": seed, **means, "each": each, "resampled": resampled})
