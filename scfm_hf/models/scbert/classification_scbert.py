@@ -10,18 +10,23 @@ from transformers.utils.generic import can_return_tuple
 
 from scfm_hf.models.outputs import CellClassifierOutput
 from scfm_hf.models.scbert.modeling_scbert import ScBertModel, ScBertPreTrainedModel
-from scfm_hf.nn.classifiers import ClassifierLayer
 
 if TYPE_CHECKING:
     from scfm_hf.models.scbert.configuration_scbert import ScBertConfig
 
 
-class OpenLayer(ClassifierLayer):
-    """A linear layer with a bias of 1, so that the ReLU behind it is open: it is all that the next layers see."""
+class TorchLinear(nn.Linear):
+    """A linear layer that begins as torch makes it, bias included: adapters learn nothing behind ReLUs without it.
+
+    One with a single output begins with a bias of 1, so that its ReLU is open: it is all that the next layers see.
+    """
 
     def initial_tensors(self) -> dict[str, Tensor]:
         """Values of a fresh model."""
-        return {**super().initial_tensors(), "bias": torch.ones(self.out_features)}
+        bound = self.in_features**-0.5
+        sizes = {"weight": (self.out_features, self.in_features), "bias": (self.out_features,)}
+        drawn = {name: torch.empty(size, dtype=torch.float32).uniform_(-bound, bound) for name, size in sizes.items()}
+        return {**drawn, "bias": torch.ones(1)} if self.out_features == 1 else drawn
 
 
 class ConvolutionClassifier(nn.Module):
@@ -33,10 +38,10 @@ class ConvolutionClassifier(nn.Module):
     def __init__(self, config: ScBertConfig) -> None:
         super().__init__()
         self.n_places = config.num_classifier_tokens
-        self.convolution = OpenLayer(config.hidden_size, 1)
-        self.linear1 = ClassifierLayer(self.n_places, config.classifier_hidden_size)
-        self.linear2 = ClassifierLayer(config.classifier_hidden_size, config.classifier_output_size)
-        self.linear3 = ClassifierLayer(config.classifier_output_size, config.num_labels)
+        self.convolution = TorchLinear(config.hidden_size, 1)
+        self.linear1 = TorchLinear(self.n_places, config.classifier_hidden_size)
+        self.linear2 = TorchLinear(config.classifier_hidden_size, config.classifier_output_size)
+        self.linear3 = TorchLinear(config.classifier_output_size, config.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
