@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class MetadataTokens(MaskedGene):
     ----------
     Tejada-Lapuerta et al. 2025 (Nicheformer), Methods, "Contextual tokens"; Keskar et al. 2019 (CTRL).
     """
+
+    heads_of: ClassVar[str | None] = "masked_gene"
 
     columns: Sequence[str]
     metadata_share: float = 0.15

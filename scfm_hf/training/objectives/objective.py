@@ -77,6 +77,8 @@ class Objective(ABC):
         Use the family's own head and loss where the family was pretrained with this objective.
     """
 
+    #: Another objective whose heads it trains; None: its own.
+    heads_of: ClassVar[str | None] = None
     #: Whether a loss compares the cells of a batch, so that it is not a mean over cells.
     compares_cells: ClassVar[bool] = False
 
@@ -100,7 +102,7 @@ class Objective(ABC):
 
     def own_class(self, family: str, config: CellConfig) -> str | None:
         """Name of the family's class whose head and loss are used; None: the general head."""
-        return families()[family].own_objectives.get(self.name) if self.own_head else None
+        return families()[family].own_objectives.get(self.heads_of or self.name) if self.own_head else None
 
     @abstractmethod
     def prepare(self, cells: CellBatch, draws: Draws) -> Prepared:
