@@ -202,9 +202,8 @@ class FileStatistics:
                 rows = counts_of(cells, start, min(start + _READ_ROWS, file.n_cells))
                 totals, known = totals_of(rows), harmonise(rows)
                 scale = np.divide(self.target_sum, totals, out=np.zeros(len(totals)), where=totals > 0)
-                of_block = None if names is None else names[start : start + len(totals)]
-                for name in [file.place] if of_block is None else np.unique(of_block).tolist():
-                    mine = totals > 0 if of_block is None else (of_block == name) & (totals > 0)
+                for name, of_group in _by_group(names, file.place, start, len(totals)):
+                    mine = of_group & (totals > 0)
                     chosen = known if mine.all() else kept_rows(known, mine)
                     genes = chosen.columns.astype(np.int64)
                     scaled = chosen.values * np.repeat(scale[mine], np.diff(chosen.offsets))
@@ -322,6 +321,18 @@ def corpus_statistics(
     for part in tqdm(parts, total=len(stream.files), unit="file", disable=not progress):
         made = made.merge(part)
     return CorpusStatistics(**{**vars(made), "groups": dict(sorted(made.groups.items()))})
+
+
+def _by_group(
+    names: NDArray[np.str_] | None, place: str, start: int, n_cells: int
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each group of a block of cells, and which of them are its own; without names the file is one group."""
+    if names is None:
+        yield place, np.ones(n_cells, np.bool_)
+        return
+    of_block = names[start : start + n_cells]
+    for name in np.unique(of_block).tolist():
+        yield name, of_block == name
 
 
 def _empty(vocabulary: GeneVocabulary, target_sum: float, accuracy: float | None, exact_cells: int) -> CorpusStatistics:

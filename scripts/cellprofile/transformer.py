@@ -4,7 +4,7 @@ The way ``alone`` learns as CellProfile does: views of a cell and cells of a cla
 hidden are told back. The way ``taught`` has, beside these, a second head that tells CellProfile's embedding of the
 whole cell. Minutes are those of one core (processor time, without the measuring).
 
-Usage: python scripts/cellprofile/transformer.py --fold A --way alone|taught [--minutes 15 30 60 120] [--seed 0]
+Usage: python scripts/cellprofile/transformer.py --fold A --way alone|taught [--minutes 20 60 120] [--seed 0]
            [--shared ../shared] [--json build/transformer.jsonl]
 """
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from corpus import read_corpus
 from evaluate import Embedding, highly_variable_pca, joined, of_model
 from folds import FOLDS
 from gene_choice import scaled_values
@@ -251,14 +252,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fold", choices=sorted(FOLDS), required=True)
     parser.add_argument("--way", choices=("alone", "taught"), required=True)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[15, 30, 60, 120])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[20, 60, 120])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[3] / "shared")
     parser.add_argument("--json", type=Path, default=Path("build/transformer.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    from corpus import read_corpus
-
     _, corpus = read_corpus(options.shared / "data")
     studies = training_studies(corpus, FOLDS[options.fold].left_out)
     config = CellProfileConfig()

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from scfm_hf.errors import CheckpointError, CompatibilityError
 from scfm_hf.training.adapters import lora_config
 from scfm_hf.training.objectives import load_objectives, make_objectives, objective_names
+from scfm_hf.training.objectives.objective import make_objective
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,14 @@ def gradients(model: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
     model.zero_grad()
     model(**batch).loss.backward()
     return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+def test_heads_are_the_family_s_own_where_it_has_some_and_metadata_tokens_share_those_of_masked_genes() -> None:
+    config = AutoConfig.for_model("scfm-geneformer")
+    for name, options in (("masked_gene", {}), ("metadata_tokens", {"columns": ["condition"]})):
+        assert make_objective(name, options).own_class("geneformer", config) == "GeneformerForMaskedLM"
+        assert make_objective(name, {**options, "own_head": False}).own_class("geneformer", config) is None
+    assert make_objective("masked_value", {}).own_class("geneformer", config) is None
 
 
 def test_there_is_an_objective_for_each_line_of_the_list() -> None:
