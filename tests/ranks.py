@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
 import socket
-import time
 from typing import TYPE_CHECKING, Any
+
+from processes import exit_codes, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-#: Seconds after which ranks that wait for each other for ever are killed.
-PATIENCE = 300
 
 
 def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, **options: Any) -> list[int | None]:
     """Call a function on several ranks, and end the others once one has died, as torchrun does; their exit codes."""
     port = _free_port()
-    processes = [
-        multiprocessing.get_context("fork").Process(
-            target=_on_rank, args=(rank, world_size, port, function, arguments, options)
-        )
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + PATIENCE
-    while any(process.is_alive() for process in processes):
-        if any(process.exitcode for process in processes) or time.monotonic() > deadline:
-            for process in processes:
-                process.kill()
-        multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()], timeout=1)
-    return [process.exitcode for process in processes]
+    return exit_codes(
+        *(fork(_on_rank, rank, world_size, port, function, arguments, options) for rank in range(world_size))
+    )
 
 
 def _on_rank(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ import anndata
 import datasets
 import numpy as np
 import pytest
+from processes import in_a_process
 from transformers import AutoTokenizer
 
 from scfm_hf.data import shard_writer
@@ -287,21 +287,18 @@ def check_killed_runs(corpus: Path, tokenizer: CellTokenizer, expected: Path, fo
     chance, killed = random.Random(0), 0
     timed, output = folder / "timed" / "shards", folder / "shards"
     options = {"labels": "cell_type", "columns": ["cell"], "licence": "cc-by-4.0", "shard_size": 4, "progress": False}
-    started = time.monotonic()
     tokenize_corpus(corpus, tokenizer, timed, **options)
-    usual = time.monotonic() - started
+    usual = 2.0
     while killed < n_kills:
-        process = multiprocessing.get_context("fork").Process(
-            target=tokenize_corpus, args=(corpus, tokenizer, output), kwargs=options
+        started = time.monotonic()
+        code = in_a_process(
+            tokenize_corpus, corpus, tokenizer, output, kill_after=chance.uniform(0.3, 1) * usual, **options
         )
-        process.start()
-        process.join(chance.uniform(0.3, 1) * usual)
-        if process.exitcode is None:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+        if code == -signal.SIGKILL:
             killed += 1
         else:
-            assert process.exitcode == 0
+            assert code == 0
+            usual = time.monotonic() - started  # so that it is killed sooner, however long it takes now
         if output.exists():  # whole, though it may have been killed a moment later
             assert content(output) == content(timed)
             shutil.rmtree(output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from processes import in_a_process
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -87,28 +87,20 @@ def train(corpus: Path, output: Path, journal: Path, kill_at: int | None = None,
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if output.exists() else None)
 
 
-def in_a_process(*arguments: Any, **options: Any) -> int | None:
-    """Run the training in a process of its own; its exit code."""
-    process = multiprocessing.get_context("fork").Process(target=train, args=arguments, kwargs=options)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert in_a_process(corpus_folder, folder / "run", folder / "journal") == 0
+    assert in_a_process(train, corpus_folder, folder / "run", folder / "journal") == 0
     return folder / "journal"
 
 
 def check_killed_run(corpus: Path, folder: Path, uninterrupted: Path, kill_at: int, workers: int = 0) -> None:
     journal = folder / "journal"
     options = {"dataloader_num_workers": workers}
-    assert in_a_process(corpus, folder / "run", journal, kill_at=kill_at, **options) == -signal.SIGKILL
+    assert in_a_process(train, corpus, folder / "run", journal, kill_at=kill_at, **options) == -signal.SIGKILL
     journal.unlink(missing_ok=True)
     journal.with_suffix(".cells").unlink()
-    assert in_a_process(corpus, folder / "run", journal, **options) == 0
+    assert in_a_process(train, corpus, folder / "run", journal, **options) == 0
     expected, found = (path.read_text().splitlines() for path in (uninterrupted, journal))
     resumed = kill_at // 5 * 5
     assert found == expected[resumed:]

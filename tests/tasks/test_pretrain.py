@@ -11,9 +11,9 @@ import anndata
 import numpy as np
 import pytest
 import torch
+from processes import in_a_process
 from safetensors.torch import load_file
 from tasks.pretraining import CELLS, config, losses, run
-from training.runs import in_a_process
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from scfm_hf import embed, pretrain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -89,14 +88,6 @@ def run(output: Path, journal: Path, *, kill_at: int | None = None, make: Any = 
     """Train, or go on from the last whole checkpoint."""
     made = make(output, callbacks=[Journal(journal, kill_at)], **changes)
     made.train(resume_from_checkpoint=any(output.glob("checkpoint-*")) or None)
-
-
-def in_a_process(function: Any, *arguments: Any, **options: Any) -> int | None:
-    """Run a function in a process of its own; its exit code."""
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments, kwargs=options)
-    process.start()
-    process.join()
-    return process.exitcode
 
 
 def losses(trained: CellTrainer) -> list[float]:

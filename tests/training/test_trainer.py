@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from training.runs import Journal, StopAt, TinyModel, cells, in_a_process, losses, run, state_of, trainer
+from processes import in_a_process
+from training.runs import Journal, StopAt, TinyModel, cells, losses, run, state_of, trainer
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
