@@ -8,9 +8,12 @@ from pathlib import Path
 import anndata
 import pytest
 from parity.golden import golden_root
+from processes import end_with_the_tests
 
 # First of all: it points huggingface_hub, which reads its environment on import, to the hub on loopback.
 pytest_plugins = ["hub_server.fixtures", "parity.plugin"]
+
+end_with_the_tests()
 
 TESTS = Path(__file__).parent
 # The material beside the repository that a bare clone does not have.

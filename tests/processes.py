@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
 
 #: Seconds after which processes print where each of their threads is, and are killed.
 PATIENCE = 300
+
+_SET_SIGNAL_OF_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def end_with_the_tests() -> None:
+    """From now on, a forked process dies with the one that forked it.
+
+    pytest-xdist waits for all that hold the pipe of a test process, so that a worker of a DataLoader which waits for
+    ever would hold up the tests though its parent was ended.
+    """
+    if sys.platform == "linux":
+        set_option = ctypes.CDLL(None).prctl
+        os.register_at_fork(after_in_child=lambda: set_option(_SET_SIGNAL_OF_PARENTS_DEATH, signal.SIGKILL))
 
 
 def in_a_process(
