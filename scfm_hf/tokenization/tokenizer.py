@@ -146,8 +146,8 @@ class CellTokenizer(PreTrainedTokenizerFast):
     @property
     def vocabulary(self) -> GeneVocabulary:
         """Genes and special tokens in the order of their ids."""
-        known = self.__dict__.get("_vocabulary")
-        if known is None or len(known) != len(self):
+        known: GeneVocabulary | None = self.__dict__.get("_vocabulary")
+        if known is None:
             tokens = [token for token, _ in sorted(self.get_vocab().items(), key=lambda item: item[1])]
             roles = {role: str(token) for role in _ROLES if (token := getattr(self, f"{role}_token", None)) is not None}
             named = set(roles.values())
@@ -159,7 +159,6 @@ class CellTokenizer(PreTrainedTokenizerFast):
                 species=tuple(self._cell_options.get("species", ())),
             )
             self.__dict__["_vocabulary"] = known
-            self.__dict__.pop("_mappers", None)
         return known
 
     @property
@@ -313,6 +312,8 @@ class CellTokenizer(PreTrainedTokenizerFast):
 
     def _add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         added = super()._add_tokens(new_tokens, special_tokens)
+        for made in ("_vocabulary", "_mappers"):  # of the genes until now
+            self.__dict__.pop(made, None)
         if added:
             size = len(self)
             for name, values in self.statistics.items():
