@@ -183,7 +183,13 @@ def load_corpus(
         min_overlap = Scheme.min_overlap if tokenizer is None else tokenizer.scheme().min_overlap
     own = ["gene_ids", "counts"]
     if tokenizer is not None and encode:
-        own = [*tokenizer.scheme(**options).columns, "attention_mask"]  # refuses unknown options now
+        scheme = tokenizer.scheme(**options)  # refuses unknown options now
+        if scheme.looks_ahead:
+            raise ValueError(
+                "The tokenizer looks at all cells of a file before it encodes one, which a stream cannot wait for. "
+                "Tokenise each file with tokenizer.to_dataset, or scfm tokenize."
+            )
+        own = [*scheme.columns, "attention_mask"]
     own += (["cell_id"] if cell_ids else []) + (["labels"] if labels else [])
     if taken := [name for name in columns if name in own]:
         raise ValueError(

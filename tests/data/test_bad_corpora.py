@@ -259,6 +259,8 @@ def test_options_that_make_no_sense_are_refused(corpus_folder: Path) -> None:
             load_corpus(corpus_folder, **{"batch_size": 4, option: value})
     with pytest.raises(ValueError, match=r"share .* -0.5"):
         load_corpus(corpus_folder).split(share=-0.5)
+    with pytest.raises(ValueError, match="a stream cannot wait for"):
+        load_corpus(corpus_folder, tokenizer=released_tokenizer("scgpt-spatial-v1"))
     with pytest.raises(CorpusError, match="the list is empty"):
         load_corpus([])
 

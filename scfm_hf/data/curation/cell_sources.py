@@ -66,7 +66,7 @@ class CellSource:
 
     name: str
     open: Callable[[], StoredCells]
-    chosen: NDArray[np.int64] | NDArray[np.bool_] | None = None
+    chosen: NDArray[Any] | None = None
 
     def rows_of(self, cells: StoredCells) -> NDArray[np.int64]:
         """Row in the file of each cell of the source, int64, (n_cells,).
@@ -137,16 +137,17 @@ def cell_sources(cells: Cells, reading: Reading, *, name: str = "AnnData") -> li
         several = [found for found, rows in places if len(found) > 1 and rows is not None]
         if several:
             raise ValueError(f"Rows can be chosen of one file each, not of {len(several[0])} files together.")
-        return [_of_file(place, reading, _row_numbers(rows)) for found, rows in places for place in found]
+        return [_of_file(place, reading, _chosen(rows)) for found, rows in places for place in found]
     files: Any = cells
     return [_of_file(place, reading, None) for place in find_cell_files(files)]
 
 
-def _of_file(place: str, reading: Reading, rows: NDArray[np.int64] | NDArray[np.bool_] | None) -> CellSource:
+def _of_file(place: str, reading: Reading, rows: NDArray[Any] | None) -> CellSource:
     return CellSource(place, lambda: reading.open(place), rows)
 
 
-def _row_numbers(rows: ArrayLike | None) -> NDArray[np.int64] | NDArray[np.bool_] | None:
+def _chosen(rows: ArrayLike | None) -> NDArray[Any] | None:
+    """Numbers of rows, ascending, or a mask as it is: only the file says how long that must be."""
     if rows is None:
         return None
     given = np.asarray(rows)
