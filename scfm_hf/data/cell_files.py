@@ -114,17 +114,26 @@ class StoredObs:
         self._group = group
         self.columns: tuple[str, ...] = tuple(map(str, group.attrs["column-order"]))
         index = group[str(group.attrs["_index"])]
-        self._index = index["values"] if hasattr(index, "keys") else index
+        # Texts of which some may be missing, or categories, are groups.
+        self._names: NDArray[np.str_] | None = None
+        if hasattr(index, "keys") and "codes" in index:
+            self._names = _strings(index["categories"], 0, index["categories"].shape[0])
+        self._index = index["values" if self._names is None else "codes"] if hasattr(index, "keys") else index
 
     def read(self, name: str) -> Any:
         """One column, in full."""
         from anndata.io import read_elem
 
-        return read_elem(self._group[name])
+        stored = self._group[name]
+        if "categories" not in stored.attrs:
+            return read_elem(stored)
+        # Before 0.8 anndata stored the codes as a column of numbers, which points to its categories.
+        categories = self._group[stored.attrs["categories"]]
+        return pd.Categorical.from_codes(stored[:], _strings(categories, 0, categories.shape[0]).astype(object))
 
     def ids(self, start: int, stop: int) -> NDArray[np.str_]:
         """Names of some cells."""
-        return _strings(self._index, start, stop)
+        return _strings(self._index, start, stop) if self._names is None else self._names[self._index[start:stop]]
 
 
 class TableObs:
@@ -149,7 +158,7 @@ def find_cell_files(files: str | os.PathLike[str] | Iterable[str | os.PathLike[s
     Raises
     ------
     CorpusError
-        If one of them names nothing.
+        If one of them names nothing, or none is given.
     """
     import fsspec
 
@@ -167,6 +176,8 @@ def find_cell_files(files: str | os.PathLike[str] | Iterable[str | os.PathLike[s
             raise CorpusError(f"{entry} {what}. Give files, folders, or patterns such as corpus/*.h5ad.")
         remote = "://" in entry
         found |= dict.fromkeys(system.unstrip_protocol(file) if remote else file for file in cells)
+    if not found:
+        raise CorpusError("No files were given: the list is empty. Did a search for files find none?")
     return list(found)
 
 

@@ -159,15 +159,43 @@ def load_corpus(
     CorpusError
         If a file is missing, damaged, empty, not of counts, of genes that are not the vocabulary's (such as another
         species'), or lacks a column; or no file is left.
+    ValueError
+        If an option has a value that it cannot have, or a column the name of what cells hold.
     """
     if tokenizer is not None and vocabulary is not None:
         raise ValueError("Give tokenizer= or vocabulary=, not both: a tokenizer has a vocabulary.")
     if bucket_batches and batch_size is None:
         raise ValueError("bucket_batches= needs batch_size=, the number of cells that the loader takes at a time.")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'on_error={on_error!r} is neither "raise" nor "skip".')
+    if check not in ("sample", "all"):
+        raise ValueError(f'check={check!r} is neither "sample" nor "all".')
+    for name, number, least in (
+        ("batch_size", batch_size, 1),
+        ("max_length", max_length, 1),
+        ("bucket_batches", bucket_batches, 0),
+    ):
+        if number is not None and number < least:
+            raise ValueError(f"{name} must be at least {least}, not {number}.")
     if options and (tokenizer is None or not encode):
         raise TypeError(f"Unknown options {', '.join(options)}; options of a scheme need a tokenizer=.")
     if min_overlap is None:
         min_overlap = Scheme.min_overlap if tokenizer is None else tokenizer.scheme().min_overlap
+    own = ["gene_ids", "counts"]
+    if tokenizer is not None and encode:
+        scheme = tokenizer.scheme(**options)  # refuses unknown options now
+        if scheme.looks_ahead:
+            raise ValueError(
+                "The tokenizer looks at all cells of a file before it encodes one, which a stream cannot wait for. "
+                "Tokenise each file with tokenizer.to_dataset, or scfm tokenize."
+            )
+        own = [*scheme.columns, "attention_mask"]
+    own += (["cell_id"] if cell_ids else []) + (["labels"] if labels else [])
+    if taken := [name for name in columns if name in own]:
+        raise ValueError(
+            f"columns= asks for {', '.join(map(repr, taken))}, but cells have {', '.join(own)} of their own. Rename "
+            "the column of obs."
+        )
     reading = Reading(layer=layer, use_raw=use_raw, gene_column=gene_column, min_overlap=min_overlap)
     balance = [balance] if isinstance(balance, str) else list(balance)
     wanted = list(dict.fromkeys([*([labels] if labels else []), *columns, *balance]))
@@ -233,7 +261,6 @@ def load_corpus(
         annotation["labels"] = _annotation(obs[labels], as_code=True)
     encoder = None
     if tokenizer is not None and encode:
-        tokenizer.scheme(**options)  # refuses unknown options now
         encoder = Encoder(tokenizer=tokenizer, max_length=limit, options=options)
     return CellStream(
         corpus_files,
@@ -297,7 +324,9 @@ def _common_vocabulary(files: Mapping[str, dict[str, list[str]]]) -> GeneVocabul
 
 def _annotation(parts: Sequence[pd.Series], *, as_code: bool = False) -> CellAnnotation:
     """One column of obs over all files: numbers as they are, everything else as codes of sorted names."""
-    if not as_code and all(pd.api.types.is_numeric_dtype(part) for part in parts):
+    # Truth values of which some are missing have no type of NumPy: they are names.
+    lacking = any(pd.api.types.is_bool_dtype(part) and part.hasnans for part in parts)
+    if not as_code and not lacking and all(pd.api.types.is_numeric_dtype(part) for part in parts):
         return CellAnnotation(np.concatenate([part.to_numpy() for part in parts]))
     texts = [part.astype("category").cat.rename_categories(str) for part in parts]
     names = sorted({name for text in texts for name in text.cat.remove_unused_categories().cat.categories})

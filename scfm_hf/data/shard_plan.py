@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+    from scfm_hf.data.annotation import CellAnnotation
     from scfm_hf.data.stream import CellStream
     from scfm_hf.tokenization import CellTokenizer
 
@@ -77,6 +78,9 @@ class ShardPlan:
         return {
             "n_shards": len(self),
             "n_cells": self.n_cells,
+            # As many shards can be cut at other places, and obs is in no digest of a file.
+            "block_size": int(self._stream.stored_blocks.sizes.max()),
+            "annotation": {name: _digest(column) for name, column in self._stream.annotation.items()},
             "order": self.order,
             "options": self.options,
             "tokenizer": tokenizer_digest(self.tokenizer),
@@ -151,6 +155,12 @@ def _features(stream: CellStream) -> datasets.Features:
         if name == "input_ids":
             typed["length"] = Value("int32")
     return Features(typed)
+
+
+def _digest(column: CellAnnotation) -> str:
+    digest = sha256(json.dumps([str(column.values.dtype), column.names]).encode())
+    digest.update(np.ascontiguousarray(column.values).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _names(places: Sequence[str]) -> list[str]:

@@ -99,6 +99,10 @@ def tokenize_corpus(
             "The tokenizer looks at all cells of a file before it encodes one, which shards cannot wait for. Tokenise "
             "each file with tokenizer.to_dataset, or scfm tokenize."
         )
+    if "length" in columns:
+        raise ValueError("Shards have a column 'length' of their own: rename the column of obs.")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}.")
     stream = load_corpus(
         files,
         tokenizer=tokenizer,
@@ -137,8 +141,6 @@ def tokenize_corpus(
 
 def _in_processes(writer: ShardWriter, numbers: Sequence[int], workers: int) -> Iterator[ShardRecord]:
     """Write shards in so many processes; as they are done."""
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}.")
     if workers == 1 or len(numbers) < 2:
         yield from map(writer.write, numbers)
         return

@@ -149,6 +149,8 @@ class CellStream(IterableDataset):  # type: ignore[type-arg]
         """
         if (share is None) == (files is None):
             raise ValueError("Give share= or files=, one of them.")
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"share must lie between 0 and 1, not be {share}.")
         blocks = self._order.blocks
         if files is not None:
             places = [file.place for file in self.files]

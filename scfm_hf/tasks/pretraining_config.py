@@ -22,6 +22,15 @@ _DECIDED_BY_RUN = frozenset({"output_dir", "resume_from_checkpoint", "remove_unu
 #: Keys of ``tokenizer`` that build one from the corpus; those of the scheme come on top.
 _BUILDING = ("scheme", "min_cells", "max_length", "species", "options", "counting")
 
+#: Types that a value of YAML is held against, as annotations name them; what has any other type is not looked at.
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "Sequence[str]": "a list of texts",
+    "None": "nothing",
+}
 _YAML_NUMBER = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
 
 
@@ -194,9 +203,11 @@ def _unknown(name: Any, section: str, known: Sequence[str], *, all_known: bool =
 def _corpus_problems(corpus: Mapping[str, Any]) -> list[str]:
     from scfm_hf.data.corpus import load_corpus
 
-    arguments = [name for name in inspect.signature(load_corpus).parameters if name not in _DECIDED_BY_THE_RUN]
+    parameters = inspect.signature(load_corpus).parameters
+    arguments = [name for name in parameters if name not in _DECIDED_BY_THE_RUN]
     known = ["files", "validation", "validation_share", *arguments]
     problems = [_unknown(name, "corpus.", known) for name in corpus if name not in known]
+    problems += _wrong_types("corpus.", corpus, {name: parameters[name].annotation for name in arguments})
     if not corpus.get("files"):
         problems.append("corpus.files is missing: files, folders or patterns to train on")
     if corpus.get("validation") and corpus.get("validation_share"):
@@ -208,12 +219,20 @@ def _corpus_problems(corpus: Mapping[str, Any]) -> list[str]:
 
 
 def _tokenizer_problems(tokenizer: Mapping[str, Any]) -> list[str]:
+    from scfm_hf.tokenization.scheme import scheme_class
+
     if "from" in tokenizer:
         known = ("from", "revision")
         return [_unknown(name, "tokenizer.", known) for name in tokenizer if name not in known]
     problems = [_unknown(name, "tokenizer.", ("from", *_BUILDING)) for name in tokenizer if name not in _BUILDING]
+    problems += _wrong_types("tokenizer.", tokenizer, {"scheme": "str", "min_cells": "int", "max_length": "int"})
     if tokenizer and "scheme" not in tokenizer:
         problems.append("tokenizer.scheme is missing: the scheme of the tokenizer to build (or from:, to take one)")
+    elif tokenizer:
+        try:
+            scheme_class(str(tokenizer["scheme"]))
+        except ValueError as error:
+            problems.append(f"tokenizer.scheme: {error}")
     return problems
 
 
@@ -258,7 +277,31 @@ def _training_problems(training: Mapping[str, Any]) -> list[str]:
         for name in training
         if name not in known and name not in _DECIDED_BY_RUN
     ]
-    return decided + unknown
+    typed = {one.name: getattr(one.type, "__name__", str(one.type)) for one in fields(TrainingArguments)}
+    # Numbers and switches only: what is annotated as a text may take more, such as fsdp: true.
+    typed = {name: annotation for name, annotation in typed.items() if "str" not in annotation}
+    return decided + unknown + _wrong_types("training.", training, typed)
+
+
+def _wrong_types(section: str, values: Mapping[str, Any], annotations: Mapping[str, str]) -> list[str]:
+    """Values that are not of the type that they are annotated with."""
+    problems = []
+    for name, value in values.items():
+        kinds = annotations.get(name, "Any").split(" | ")
+        if not set(kinds) <= set(_TYPES) or any(_is_of(value, kind) for kind in [*kinds, "None"]):
+            continue
+        allowed = " or ".join(_TYPES[kind] for kind in kinds)
+        problems.append(f"{section}{name} must be {allowed}, not {value!r}")
+    return problems
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if kind == "Sequence[str]":
+        return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+    if kind in ("int", "float"):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and (kind == "float" or float(value).is_integer())  # 1e3 is a whole number too
+    return isinstance(value, {"bool": bool, "str": str, "None": type(None)}[kind])
 
 
 def _objective_problems(objectives: Any) -> list[str]:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from scfm_hf.data.corpus import load_corpus
+from scfm_hf.data.shards import tokenize_corpus
 from scfm_hf.errors import CorpusError
 from scfm_hf.genes import GeneVocabulary
+from scfm_hf.models.released import released_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,3 +248,40 @@ def test_options_that_make_no_sense_are_refused(corpus_folder: Path) -> None:
         load_corpus(corpus_folder, surround=True)
     with pytest.raises(ValueError, match=r"72 cells"):
         load_corpus(corpus_folder, weights=[1.0, 2.0])
+    for option, value in {
+        "on_error": "rais",
+        "check": "everything",
+        "batch_size": 0,
+        "bucket_batches": -1,
+        "max_length": 0,
+    }.items():
+        with pytest.raises(ValueError, match=f"{option}.*{value}"):
+            load_corpus(corpus_folder, **{"batch_size": 4, option: value})
+    with pytest.raises(ValueError, match=r"share .* -0.5"):
+        load_corpus(corpus_folder).split(share=-0.5)
+    with pytest.raises(ValueError, match="a stream cannot wait for"):
+        load_corpus(corpus_folder, tokenizer=released_tokenizer("scgpt-spatial-v1"))
+    with pytest.raises(CorpusError, match="the list is empty"):
+        load_corpus([])
+
+
+def test_a_column_that_would_hide_what_a_cell_holds_is_refused(tmp_path: Path, corpus_cells: anndata.AnnData) -> None:
+    cells = corpus_cells.copy()
+    for name in ("counts", "cell_id", "labels", "values", "length"):
+        cells.obs[name] = np.arange(72)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    for columns, options in (
+        (["counts"], {}),
+        (["cell_id"], {"cell_ids": True}),
+        (["labels"], {"labels": "cell_type"}),
+    ):
+        with pytest.raises(ValueError, match=f"{columns[0]}.*of their own"):
+            load_corpus(tmp_path, columns=columns, **options)
+    taken = load_corpus(tmp_path, columns=["cell_id", "labels", "values", "length"])
+    assert all(cell["labels"] == cell["values"] == cell["cell_id"] == cell["length"] for cell in taken)
+    tokenizer = released_tokenizer("geneformer-v2")
+    with pytest.raises(ValueError, match="input_ids"):
+        load_corpus(tmp_path, tokenizer=tokenizer, columns=["input_ids"])
+    with pytest.raises(ValueError, match="length"):
+        tokenize_corpus(tmp_path, tokenizer, tmp_path / "tokens", columns=["length"])
+    assert not list(tmp_path.glob("*tokens*"))

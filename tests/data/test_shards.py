@@ -202,14 +202,29 @@ def test_going_on_with_anything_else_is_refused(
     other = rank_tokenizer(corpus_cells[:40], min_cells=2, max_length=512)
     with pytest.raises(CorpusError, match=r"begun otherwise \(tokenizer: "):
         tokenize(corpus, other, tmp_path / "out")
-    with pytest.raises(CorpusError, match=r"begun otherwise \(options: "):
+    with pytest.raises(CorpusError, match=r"begun otherwise \(.*options: "):
         tokenize(corpus, tokenizer, tmp_path / "out", labels="cell_type")
     changed = anndata.read_h5ad(corpus / "b.h5ad")
+    again = begin(corpus, tokenizer, tmp_path / "labelled", labels="cell_type")
+    changed.obs["cell_type"] = "another"
+    changed.write_h5ad(corpus / "b.h5ad")
+    with pytest.raises(CorpusError, match=r"begun otherwise \(annotation: "):
+        tokenize(corpus, tokenizer, tmp_path / "labelled", labels="cell_type")
+    shutil.rmtree(again)
     changed[::-1].copy().write_h5ad(corpus / "b.h5ad")
     with pytest.raises(CorpusError, match=r"other files \(missing or changed: b\.h5ad\)"):
         tokenize(corpus, tokenizer, tmp_path / "out")
     shutil.rmtree(unfinished)
     assert tokenize(corpus, tokenizer, tmp_path / "out").n_rows == 72
+
+
+def test_shards_that_are_cut_elsewhere_are_not_gone_on_with(
+    corpus_folder: Path, tokenizer: CellTokenizer, tmp_path: Path
+) -> None:
+    begin(corpus_folder, tokenizer, tmp_path / "out", shard_size=16)
+    # As many shards, but of blocks of 17 rows: cells between the old and the new ones would be lost.
+    with pytest.raises(CorpusError, match=r"begun otherwise \(block_size: 16 before, 17 now"):
+        tokenize(corpus_folder, tokenizer, tmp_path / "out", shard_size=17)
 
 
 def test_what_is_there_is_replaced_only_on_request(

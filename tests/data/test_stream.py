@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import zarr
 from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import DataLoader
 
@@ -176,6 +180,73 @@ def test_obs_columns_come_along_with_names_and_numbers(corpus_folder: Path, corp
     for cell in stream:
         assert cell["cell_type"] == corpus_cells.obs["cell_type"].iloc[cell["cell"]]
         assert cell["cell_id"] == corpus_cells.obs_names[cell["cell"]]
+
+
+def as_anndata_0_7(group: Any, name: str) -> None:
+    """Store a categorical column as anndata before 0.8 did: codes, and categories elsewhere that they point to."""
+    codes, categories = group[name]["codes"][:], group[name]["categories"][:]
+    del group[name]
+    place = f"__categories/{name}"
+    if isinstance(group, h5py.Group):
+        group[name], group[place] = codes, categories.astype(object)
+        group[name].attrs["categories"] = group[place].ref
+    else:
+        group.create_array(name, data=codes).attrs["categories"] = place
+        group.create_array(place, data=categories)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_categories_of_earlier_versions_of_anndata_are_names(
+    tmp_path: Path, corpus_cells: anndata.AnnData, suffix: str
+) -> None:
+    first, second = corpus_cells[:40].copy(), corpus_cells[40:].copy()
+    second.obs["donor"] = second.obs["cell_type"]
+    second.obs.loc[second.obs_names[0], "donor"] = None
+    first.write_h5ad(tmp_path / "a.h5ad")
+    place = tmp_path / f"b.{suffix}"
+    if suffix == "h5ad":
+        second.write_h5ad(place)
+        with h5py.File(place, "a") as file:
+            as_anndata_0_7(file["obs"], "cell_type")
+            as_anndata_0_7(file["obs"], "donor")
+    else:
+        with warnings.catch_warnings():  # of formats to come
+            warnings.simplefilter("ignore")
+            second.write_zarr(place)
+            store = zarr.open_group(place, mode="a", use_consolidated=False)
+            as_anndata_0_7(store["obs"], "cell_type")
+            as_anndata_0_7(store["obs"], "donor")
+            zarr.consolidate_metadata(place)
+    stream = load_corpus(tmp_path, **SMALL | {"columns": ["cell", "cell_type", "donor"]}, labels="cell_type")
+    names = stream.annotation["labels"].names
+    assert names == tuple(sorted(set(corpus_cells.obs["cell_type"])))
+    for cell in stream:
+        expected = corpus_cells.obs["cell_type"].iloc[cell["cell"]]
+        assert (cell["cell_type"], names[cell["labels"]]) == (expected, expected)
+        if cell["cell"] >= 40:
+            assert cell["donor"] == (None if cell["cell"] == 40 else expected)
+
+
+def test_truth_values_of_which_some_are_missing_are_names(tmp_path: Path, corpus_cells: anndata.AnnData) -> None:
+    first, second = corpus_cells[:40].copy(), corpus_cells[40:].copy()
+    first.obs["healthy"] = np.arange(40) % 2 == 0
+    second.obs["healthy"] = pd.array([None, True, False, None] * 8, dtype="boolean")
+    first.write_h5ad(tmp_path / "a.h5ad")
+    second.write_h5ad(tmp_path / "b.h5ad")
+    stream = load_corpus(tmp_path, **SMALL | {"columns": ["cell", "healthy"]})
+    expected = ["True", "False"] * 20 + [None, "True", "False", None] * 8
+    for cells in (stream, stream.to_datasets()):
+        assert {cell["cell"]: cell["healthy"] for cell in cells} == dict(enumerate(expected))
+
+
+def test_names_of_cells_may_be_categories(tmp_path: Path, corpus_cells: anndata.AnnData) -> None:
+    cells = corpus_cells.copy()
+    with warnings.catch_warnings():  # anndata would rather have texts, but writes and reads them
+        warnings.simplefilter("ignore")
+        cells.obs_names = pd.CategoricalIndex(cells.obs_names)  # as set_index makes it of a column of categories
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    names = {cell["cell"]: cell["cell_id"] for cell in load_corpus(tmp_path, **SMALL, cell_ids=True)}
+    assert names == dict(enumerate(corpus_cells.obs_names))
 
 
 def test_balance_shows_small_groups_more_often_and_stays_exact(corpus_folder: Path) -> None:

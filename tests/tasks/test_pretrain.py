@@ -239,6 +239,14 @@ def test_a_model_learns_genes_of_the_corpus_that_it_does_not_know(init: str, fin
         ({"objectives": {"masked_gene": {"shar": 0.1}}}, ["objectives.masked_gene:", "no option 'shar'"]),
         ({"seed": "x"}, ["seed must be a whole number"]),
         ({"corpus": ["x"]}, ["corpus must be a mapping"]),
+        ({"corpus__columns": "donor"}, ["corpus.columns must be a list of texts, not 'donor'"]),
+        ({"corpus__block_size": "big"}, ["corpus.block_size must be a whole number, not 'big'"]),
+        ({"corpus__use_raw": "yes please"}, ["corpus.use_raw must be true or false"]),
+        ({"tokenizer__min_cells": "few"}, ["tokenizer.min_cells must be a whole number"]),
+        ({"tokenizer__scheme": "rnak"}, ["tokenizer.scheme: There is no tokenizer scheme 'rnak'"]),
+        ({"training__learning_rate": "fast"}, ["training.learning_rate must be a number, not 'fast'"]),
+        ({"training__max_steps": 2.5}, ["training.max_steps must be a whole number, not 2.5"]),
+        ({"objectives": {"masked_gene": {"share": "x"}}}, ["masked_gene cannot be made with {'share': 'x'}"]),
     ],
 )
 def test_a_mistake_in_the_configuration_is_named_before_anything_starts(

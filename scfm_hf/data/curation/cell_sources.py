@@ -61,12 +61,12 @@ class CellSource:
     open
         Opens it; whoever opens it closes it.
     chosen
-        Rows that count, ascending; None for all of them.
+        Rows that count, ascending, or whether each of them does; None for all of them.
     """
 
     name: str
     open: Callable[[], StoredCells]
-    chosen: NDArray[np.int64] | None = None
+    chosen: NDArray[Any] | None = None
 
     def rows_of(self, cells: StoredCells) -> NDArray[np.int64]:
         """Row in the file of each cell of the source, int64, (n_cells,).
@@ -74,10 +74,14 @@ class CellSource:
         Raises
         ------
         CorpusError
-            If the file has fewer rows than were chosen of it.
+            If the file has fewer rows than were chosen of it, or a mask is of another number of them.
         """
         if self.chosen is None:
             return np.arange(cells.n_cells)
+        if self.chosen.dtype == np.bool_:
+            if self.chosen.shape != (cells.n_cells,):
+                raise CorpusError(f"{self.name} has {cells.n_cells:,} cells, its mask {len(self.chosen):,}.")
+            return np.flatnonzero(self.chosen)
         if len(self.chosen) and self.chosen[-1] >= cells.n_cells:
             raise CorpusError(f"{self.name} has {cells.n_cells:,} cells: there is no row {self.chosen[-1]:,}.")
         return self.chosen
@@ -125,27 +129,30 @@ def cell_sources(cells: Cells, reading: Reading, *, name: str = "AnnData") -> li
     """
     if hasattr(cells, "obs_names"):
         adata: Any = cells
+        if getattr(adata, "isbacked", False):
+            adata = adata.to_memory()
         return [CellSource(name, lambda: _in_memory(adata, name, reading))]
     if isinstance(cells, Mapping):
         places = [(find_cell_files(place), rows) for place, rows in cells.items()]
         several = [found for found, rows in places if len(found) > 1 and rows is not None]
         if several:
             raise ValueError(f"Rows can be chosen of one file each, not of {len(several[0])} files together.")
-        return [_of_file(place, reading, _row_numbers(rows)) for found, rows in places for place in found]
+        return [_of_file(place, reading, _chosen(rows)) for found, rows in places for place in found]
     files: Any = cells
     return [_of_file(place, reading, None) for place in find_cell_files(files)]
 
 
-def _of_file(place: str, reading: Reading, rows: NDArray[np.int64] | None) -> CellSource:
+def _of_file(place: str, reading: Reading, rows: NDArray[Any] | None) -> CellSource:
     return CellSource(place, lambda: reading.open(place), rows)
 
 
-def _row_numbers(rows: ArrayLike | None) -> NDArray[np.int64] | None:
+def _chosen(rows: ArrayLike | None) -> NDArray[Any] | None:
+    """Numbers of rows, ascending, or a mask as it is: only the file says how long that must be."""
     if rows is None:
         return None
     given = np.asarray(rows)
     if given.dtype == np.bool_:
-        return np.flatnonzero(given)
+        return given
     if given.size and given.dtype.kind not in "iu":
         raise ValueError(f"Rows must be numbers or a mask, not {given.dtype}.")
     numbers = np.unique(given.astype(np.int64))

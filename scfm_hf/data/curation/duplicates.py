@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -73,7 +73,11 @@ def duplicate_pairs(
     ------
     MissingExtraError
         If an approximate search is wanted and pynndescent is not installed.
+    ValueError
+        If there is no such search.
     """
+    if search not in get_args(Search):
+        raise ValueError(f"There is no search {search!r}; there are {', '.join(get_args(Search))}.")
     same = _table(_same_counts(prints, sides), kind="same counts", found_by="hash", cosine=1.0, difference=0.0)
     ways = {"barcode": _same_barcode(prints, sides), "neighbour": _neighbours(prints, sides, search)}
     tables, known = [same], _keys(same[["first", "second"]].to_numpy(), len(prints))

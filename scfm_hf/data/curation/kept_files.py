@@ -49,6 +49,8 @@ def write_kept_cells(
     ------
     CorpusError
         If a file cannot be read, or has another number of cells than ``keep`` says.
+    ValueError
+        If ``keep`` gives numbers of cells, not whether each is kept.
     FileExistsError
         If the folder is there and ``replace`` is False.
     """
@@ -57,7 +59,9 @@ def write_kept_cells(
     written: dict[str, str] = {}
     with whole_folder(output, replace=replace) as folder:
         for place, mask in tqdm(keep.items(), desc="files", disable=not progress):
-            kept = np.asarray(mask, np.bool_)
+            kept = np.asarray(mask)
+            if kept.dtype != np.bool_:
+                raise ValueError(f"keep must say True or False for each cell of {place}, not {kept.dtype}.")
             cells = _kept_cells(place, kept)
             if kept.any():
                 written[place] = _free_name(place, folder)

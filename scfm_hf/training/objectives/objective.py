@@ -178,7 +178,7 @@ def make_objective(name: str, options: Mapping[str, Any]) -> Objective:
         )
     try:
         made = known[name](**options)
-    except TypeError as error:
-        raise ValueError(f"The objective {name} cannot be made: {error}.") from error
-    made.check()
+        made.check()
+    except TypeError as error:  # such as a text in the place of a number
+        raise ValueError(f"The objective {name} cannot be made with {dict(options)}: {error}.") from error
     return made

@@ -162,3 +162,7 @@ def test_a_file_changed_since_its_curation_is_noticed(
     with pytest.raises(CorpusError, match=r"pbmc\.h5ad has 50 cells, not 72"):
         write_kept_cells(keep, tmp_path / "kept", progress=False)
     assert not (tmp_path / "kept").exists()
+    numbers = {place: np.arange(len(mask)) for place, mask in keep.items()}
+    with pytest.raises(ValueError, match="True or False for each cell"):
+        write_kept_cells(numbers, tmp_path / "kept", progress=False)
+    assert not (tmp_path / "kept").exists()

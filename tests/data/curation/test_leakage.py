@@ -74,6 +74,17 @@ def test_rows_of_files_are_compared(pbmc: Path) -> None:
     assert leakage_report({str(pbmc): mask}, {str(pbmc): ~mask}).clean
     report = leakage_report({str(pbmc): mask}, {str(pbmc): [3, 29, 30, 71]})
     assert report.pairs[["row_a", "row_b"]].to_numpy().tolist() == [[3, 3], [29, 29]]
+    with pytest.raises(CorpusError, match="has 72 cells, its mask 30"):
+        leakage_report({str(pbmc): mask[:30]}, {str(pbmc): ~mask})
+    with pytest.raises(ValueError, match="no search 'fast'; there are auto, exact"):
+        leakage_report(pbmc, pbmc, search="fast")
+
+
+def test_backed_cells_are_compared(pbmc: Path, human_pbmc: anndata.AnnData) -> None:
+    backed = anndata.read_h5ad(pbmc, backed="r")
+    assert leakage_report(backed[:50], human_pbmc[40:]).n_leaked_a == 10
+    assert backed.isbacked
+    backed.file.close()
 
 
 def test_the_report_tells_files_barcodes_and_groups(pbmc: Path, human_pbmc: anndata.AnnData, tmp_path: Path) -> None:
