@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_hf.genes import MappingReport
-    from scfm_hf.tokenization.scheme import Column
+    from scfm_hf.tokenization.scheme import Column, Scheme
     from scfm_hf.tokenization.tokenizer import CellTokenizer
 
 
@@ -130,11 +130,12 @@ def encode_cells(
     ExpressionError, GeneIdError, VocabularyError
         If the input cannot be what the model needs; nothing is returned then.
     ValueError
-        If the scheme has no such option or column.
+        If the scheme has no such option or column, or ``max_length`` leaves no place for genes.
     """
     from scfm_hf.cells import CellMatrix, check_expression, check_identifiers, choose_gene_column
 
     scheme = tokenizer.scheme(**options)
+    limit = _limit(tokenizer.model_max_length if max_length is None else max_length, scheme)
     vocabulary = scheme.gene_vocabulary
     if gene_column is None:
         gene_column = choose_gene_column(adata, id_kind=vocabulary.id_kind, species=vocabulary.species, use_raw=use_raw)
@@ -149,7 +150,6 @@ def encode_cells(
     if duplicates == "sum_if_merged":
         duplicates = "sum" if merges_names(names, vocabulary, tokenizer.identifiers) else "keep"
     project = GeneProjection(mapping.indices, duplicates=duplicates, order=scheme.gene_order)
-    limit = max_length or min(tokenizer.model_max_length, np.iinfo(np.int32).max)
 
     def profiles() -> Iterator[ProfileBlock]:
         for block in matrix.blocks(block_size):
@@ -168,6 +168,17 @@ def encode_cells(
         raise ValueError(f"The scheme gives no column {', '.join(unknown)}. It gives {', '.join(sorted(offered))}.")
     columns = {name: _concatenate([block[name] for block in blocks]) for name in wanted if name in offered}
     return EncodedCells(columns, np.asarray(matrix.cell_ids), mapping.report)
+
+
+def _limit(max_length: int, scheme: Scheme) -> int:
+    """Most tokens a cell, as far as it leaves a place for genes."""
+    special = sum(map(len, scheme.surrounding_tokens))
+    if max_length <= special:
+        beside = f" beside {special} special tokens" if special else ""
+        raise ValueError(
+            f"max_length={max_length} leaves no place for genes{beside}; None takes the model's own limit."
+        )
+    return min(max_length, np.iinfo(np.int32).max)
 
 
 def _concatenate(parts: Sequence[Ragged | NDArray[Any]]) -> Ragged | NDArray[Any]:
