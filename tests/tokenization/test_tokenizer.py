@@ -226,14 +226,6 @@ def test_cells_are_cut_to_the_context(tokenizer: CellTokenizer, cells: anndata.A
         assert [row[:20] for row in whole["input_ids"]] == cut["input_ids"]
 
 
-@pytest.mark.parametrize("max_length", [0, -1])
-def test_a_context_without_a_place_for_genes_is_refused(
-    tokenizer: CellTokenizer, cells: anndata.AnnData, max_length: int
-) -> None:
-    with pytest.raises(ValueError, match=f"max_length={max_length} leaves no place for genes"):
-        tokenizer(cells, max_length=max_length)
-
-
 # ------------------------------------------------------------------------------------------------ a cell on its own
 
 
