@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from scfm_hf.tokenization.bin_scheme import BinScheme
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import anndata
-    import pytest
 
     from scfm_hf.tokenization import CellTokenizer
     from scfm_hf.tokenization.profiles import ProfileBlock
