@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from transformers import BatchEncoding
+from transformers.utils import logging
 
-from scfm_hf.errors import ExpressionError
+from scfm_hf.errors import ExpressionError, GeneIdError
 from scfm_hf.tokenization.profiles import GeneProjection, ProfileBlock, merges_names
 from scfm_hf.tokenization.ragged import Ragged
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm_hf.genes import MappingReport
-    from scfm_hf.tokenization.scheme import Column
+    from scfm_hf.tokenization.scheme import Column, Scheme
     from scfm_hf.tokenization.tokenizer import CellTokenizer
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,12 @@ def encode_cells(
     ExpressionError, GeneIdError, VocabularyError
         If the input cannot be what the model needs; nothing is returned then.
     ValueError
-        If the scheme has no such option or column.
+        If the scheme has no such option or column, or ``max_length`` leaves no place for genes.
     """
     from scfm_hf.cells import CellMatrix, check_expression, check_identifiers, choose_gene_column
 
     scheme = tokenizer.scheme(**options)
+    limit = _limit(tokenizer.model_max_length if max_length is None else max_length, scheme)
     vocabulary = scheme.gene_vocabulary
     if gene_column is None:
         gene_column = choose_gene_column(adata, id_kind=vocabulary.id_kind, species=vocabulary.species, use_raw=use_raw)
@@ -144,12 +149,19 @@ def encode_cells(
     names = matrix.gene_names.tolist()
     mapping = mapper.map(names, counts_per_gene=expression.gene_totals)
     least = scheme.min_overlap if min_overlap is None else min_overlap
+    if least > 0:
+        _refuse_unasked_species(mapping.report.species, vocabulary.species, tokenizer.vocabulary.species)
     check_identifiers(matrix, mapping, vocabulary, min_overlap=least)
+    # Mouse genes may go by the names of their human orthologs, but not the other way round.
+    if scheme.taken_for == "human" and mapping.report.species not in (None, "human"):
+        logger.warning_once(
+            f"The genes are those of {mapping.report.species}, and the model is told that the cells are human. Name "
+            f'their species with species="{mapping.report.species}".'
+        )
     duplicates = scheme.duplicates
     if duplicates == "sum_if_merged":
         duplicates = "sum" if merges_names(names, vocabulary, tokenizer.identifiers) else "keep"
     project = GeneProjection(mapping.indices, duplicates=duplicates, order=scheme.gene_order)
-    limit = max_length or min(tokenizer.model_max_length, np.iinfo(np.int32).max)
 
     def profiles() -> Iterator[ProfileBlock]:
         for block in matrix.blocks(block_size):
@@ -170,10 +182,31 @@ def encode_cells(
     return EncodedCells(columns, np.asarray(matrix.cell_ids), mapping.report)
 
 
+def _limit(max_length: int, scheme: Scheme) -> int:
+    """Most tokens a cell, as far as it leaves a place for genes."""
+    special = sum(map(len, scheme.surrounding_tokens))
+    if max_length <= special:
+        beside = f" beside {special} special tokens" if special else ""
+        raise ValueError(
+            f"max_length={max_length} leaves no place for genes{beside}; None takes the model's own limit."
+        )
+    return min(max_length, np.iinfo(np.int32).max)
+
+
 def _concatenate(parts: Sequence[Ragged | NDArray[Any]]) -> Ragged | NDArray[Any]:
     if isinstance(parts[0], Ragged):
         return Ragged.concatenate([part for part in parts if isinstance(part, Ragged)])
     return np.concatenate([part for part in parts if not isinstance(part, Ragged)])
+
+
+def _refuse_unasked_species(found: str | None, asked: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse genes of a species that the tokenizer knows, where it is asked for those of another."""
+    # Nothing is asked where the genes are of a species whose names cannot be told: rats have those of mice.
+    if asked and found in known and found not in asked:
+        raise GeneIdError(
+            f"The genes are those of {found}, and the tokenizer is asked for those of {' and '.join(asked)}. Name the "
+            f'species with species="{found}".'
+        )
 
 
 def _refuse_unknown_cells(indptr: NDArray[Any], cell_ids: NDArray[np.str_]) -> None:

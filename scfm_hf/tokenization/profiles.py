@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -73,6 +73,8 @@ class GeneProjection:
     ------
     GeneIdError
         If there are such columns and they are to be refused.
+    ValueError
+        If ``duplicates`` or ``order`` is none of these words.
     """
 
     def __init__(
@@ -82,6 +84,12 @@ class GeneProjection:
         duplicates: Literal["sum", "refuse", "keep"] = "sum",
         order: GeneOrder = "vocabulary",
     ) -> None:
+        for name, value, words in (
+            ("duplicates", duplicates, get_args(Duplicates)),
+            ("gene_order", order, get_args(GeneOrder)),
+        ):
+            if value not in words:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, words))}.")
         known = np.flatnonzero(indices >= 0)
         ids = indices[known]
         unique, first, position = np.unique(ids, return_index=True, return_inverse=True)

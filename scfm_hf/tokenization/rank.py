@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -81,12 +81,14 @@ def rank_genes(
     ExpressionError
         If a value is negative or not a number, or a cell with counts has a total that is not above 0.
     ValueError
-        If ``max_genes`` is less than 1.
+        If ``max_genes`` is less than 1, or ``ties`` is neither of the two.
 
     References
     ----------
     Theodoris et al. 2023, Nature 618, Methods, "Rank value encoding".
     """
+    if ties not in get_args(Ties):
+        raise ValueError(f"ties={ties!r} is not one of {', '.join(map(repr, get_args(Ties)))}.")
     if max_genes is not None and max_genes < 1:
         raise ValueError(f"max_genes must be at least 1, or None for all; got {max_genes}.")
     columns = np.arange(counts.shape[1]) if gene_ids is None else np.asarray(gene_ids, np.int64)

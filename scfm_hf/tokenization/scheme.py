@@ -103,6 +103,11 @@ class Scheme(ABC):
         return self.vocabulary
 
     @property
+    def taken_for(self) -> str | None:
+        """Species that the model is told all cells are of; None if it is told none, or one a cell."""
+        return None
+
+    @property
     @abstractmethod
     def columns(self) -> Mapping[str, Column]:
         """Per-token columns that the model takes, in order; the first is padded to find the length of a batch."""

@@ -24,8 +24,16 @@ TRIMMED_ROOT = TESTS / "golden"
 
 
 def golden_root() -> Path:
-    """Folder of all goldens: SCFM_HF_GOLDEN, else the whole set, else the trimmed copy."""
+    """Folder of all goldens: SCFM_HF_GOLDEN, else the whole set, else the trimmed copy.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder that was named holds no golden: nothing would be compared, and all tests pass.
+    """
     if named := os.environ.get("SCFM_HF_GOLDEN"):
+        if not golden_folders(Path(named)):
+            raise FileNotFoundError(f"SCFM_HF_GOLDEN={named} holds no <family>/<variant>/golden.json.")
         return Path(named)
     return DEFAULT_ROOT if DEFAULT_ROOT.is_dir() else TRIMMED_ROOT
 

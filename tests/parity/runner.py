@@ -154,11 +154,20 @@ def stale_entries(table: RuleTable, goldens: Iterable[Golden]) -> list[str]:
 
 
 def goldens_with_tables(root: Path) -> list[Golden]:
-    """The variants under a root whose family is registered and has a rule table."""
+    """The variants under a root.
+
+    Raises
+    ------
+    ValueError
+        If a family is not registered or has no rule table: its numbers would be passed over in silence.
+    """
     from scfm_hf.models.registry import families
 
     known = {module.name for module in pkgutil.iter_modules(tables.__path__)} & set(families())
-    return [golden for golden in map(Golden, golden_folders(root)) if golden.family in known]
+    goldens = [Golden(folder) for folder in golden_folders(root)]
+    if unknown := [str(golden) for golden in goldens if golden.family not in known]:
+        raise ValueError(f"There is no rule table for {', '.join(unknown)}; there are those of {', '.join(known)}.")
+    return goldens
 
 
 class Converted:
@@ -177,7 +186,8 @@ class Converted:
         """Folder of a converted checkpoint, converted by the public call when first needed."""
         from scfm_hf import convert_checkpoint
 
-        output = self._folder / golden.family / golden.variant / (weights or "model")
+        # The folder tells variants apart, whatever they are called inside.
+        output = self._folder.joinpath(*golden.folder.parts[-2:], weights or "model")
         output.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{output}.lock"):
             if not output.exists():

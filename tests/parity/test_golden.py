@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from parity.golden import TRIMMED_ROOT, Golden, golden_folders
+from parity.golden import TRIMMED_ROOT, Golden, golden_folders, golden_root
 from parity.toy import ATTENTION_MASK, HIDDEN, IDS, STATES, TOKENS, make_golden
 
 TRIMMED = [Golden(folder) for folder in golden_folders(TRIMMED_ROOT)]
@@ -76,3 +76,13 @@ def test_trimming_cuts_outputs_and_cells_but_no_input(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cells.X.toarray(), counts.toarray() * fed[:, None])
     assert cells.var_names.tolist() == ["x", "yy", "z"]
     assert cells.var["symbol"].tolist() == ["é", "", "b"]
+
+
+def test_a_named_set_that_holds_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_golden(tmp_path, {"x": (IDS, TOKENS)})
+    monkeypatch.setenv("SCFM_HF_GOLDEN", str(tmp_path))
+    assert golden_root() == tmp_path
+    # A family in place of the set: no variant lies where it is looked for.
+    monkeypatch.setenv("SCFM_HF_GOLDEN", str(tmp_path / "toy"))
+    with pytest.raises(FileNotFoundError, match="toy holds no <family>/<variant>/golden.json"):
+        golden_root()

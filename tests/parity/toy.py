@@ -23,9 +23,11 @@ HIDDEN = {"axis": ["cell", "token", "hidden"], "tolerance": 1e-5}
 ATTENTION_MASK = {"attention_mask": (MASK, {**TOKENS, "role": "aux"})}
 
 
-def make_golden(folder: Path, arrays: Mapping[str, tuple[Any, dict[str, Any]]], **top: Any) -> Golden:
+def make_golden(
+    root: Path, arrays: Mapping[str, tuple[Any, dict[str, Any]]], *, folder: str = "small", **top: Any
+) -> Golden:
     """A golden folder: arrays by name, each with the keys of its description that are not derived from it."""
-    variant = folder / "toy" / "small"
+    variant = root / "toy" / folder
     variant.mkdir(parents=True)
     values = {name: np.asarray(value) for name, (value, _) in arrays.items()}
     save_file({name: np.array(value, order="C") for name, value in values.items()}, variant / "expected.safetensors")

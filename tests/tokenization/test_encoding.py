@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from scfm_hf.tokenization.bin_scheme import BinScheme
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import anndata
-    import pytest
 
     from scfm_hf.tokenization import CellTokenizer
     from scfm_hf.tokenization.profiles import ProfileBlock
@@ -36,3 +36,11 @@ def test_a_scheme_may_see_the_whole_file_before_it_encodes(
     monkeypatch.setattr(tokenizer, "scheme", lambda **options: Counting(tokenizer.vocabulary, {}, **options))
     encoded = tokenizer.encode_cells(cells, return_columns=("n_cells",), block_size=5)
     assert encoded.columns["n_cells"].tolist() == [cells.n_obs] * cells.n_obs
+
+
+@pytest.mark.parametrize("max_length", [0, -1])
+def test_a_context_without_a_place_for_genes_is_refused(
+    tokenizer: CellTokenizer, cells: anndata.AnnData, max_length: int
+) -> None:
+    with pytest.raises(ValueError, match=f"max_length={max_length} leaves no place for genes"):
+        tokenizer(cells, max_length=max_length)

@@ -71,6 +71,13 @@ def test_repeated_genes_are_refused_with_their_columns() -> None:
     assert GeneProjection(np.array([3, 5, -1, -1]), duplicates="refuse").gene_ids.tolist() == [3, 5]
 
 
+def test_words_that_say_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="duplicates='drop' is not one of 'sum', 'refuse', 'keep', 'sum_if_merged'"):
+        GeneProjection(np.array([3, 5]), duplicates="drop")
+    with pytest.raises(ValueError, match="gene_order='genome' is not one of 'vocabulary', 'file'"):
+        GeneProjection(np.array([3, 5]), order="genome")
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.float32])
 def test_a_sum_does_not_overflow_a_small_type(dtype: type) -> None:
     counts = csr_array(np.array([[100, 100, 100]], dtype))

@@ -158,3 +158,8 @@ def test_released_medians_give_the_plain_loop_on_deep_cells(shared_dir: Path, hu
         order = np.lexsort((known, -scores))[:2048]
         assert ranked.gene_ids.row(i).tolist() == ids[known[order]].tolist()
         assert ranked.scores.row(i).tolist() == scores[order].tolist()
+
+
+def test_an_order_of_ties_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="ties='stabel' is not one of 'stable', 'unstable'"):
+        rank_genes(csr_array(np.eye(2)), np.ones(2), np.ones(2), ties="stabel")

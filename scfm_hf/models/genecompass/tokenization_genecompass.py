@@ -54,8 +54,18 @@ class GeneCompassScheme(Scheme):
         super().__init__(vocabulary, statistics)
         if species not in ("human", "mouse"):
             raise ValueError(f"species={species!r} is neither 'human' nor 'mouse'.")
+        if homologs_to_human and "homolog" not in statistics:
+            raise ValueError(
+                "homologs_to_human=True needs the homologs of the genes, which the tokenizer does not have. Convert "
+                "the checkpoint with its homologous_hm_token.pickle."
+            )
         self.species, self.target_sum, self.duplicates = species, target_sum, duplicates
         self.homologs_to_human = homologs_to_human
+
+    @property
+    def taken_for(self) -> str | None:
+        """``species``."""
+        return self.species
 
     @property
     def columns(self) -> Mapping[str, Column]:

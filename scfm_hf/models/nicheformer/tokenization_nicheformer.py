@@ -108,6 +108,12 @@ class NicheformerScheme(Scheme):
         return {"technology": next(iter(groups))} if len(groups) == 1 else {}
 
     @property
+    def taken_for(self) -> str | None:
+        """``species``, unless a column says it for each cell."""
+        token = self._tokens["species"]
+        return None if token is None or self._columns["species"] is not None else token.strip("<>")
+
+    @property
     def columns(self) -> Mapping[str, Column]:
         """``input_ids`` alone: no value enters the model."""
         return {"input_ids": Column(self.vocabulary.token_to_id[self.vocabulary.special_tokens["pad"]])}

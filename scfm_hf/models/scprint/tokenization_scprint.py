@@ -55,7 +55,7 @@ class ScPrintScheme(Scheme):
     draws
         In place of ``seed``: streams of another kind.
     duplicates
-        What becomes of columns that mean the same gene.
+        What becomes of columns that mean the same gene: ``sum`` or ``refuse``.
 
     References
     ----------
@@ -82,11 +82,13 @@ class ScPrintScheme(Scheme):
         super().__init__(vocabulary, statistics)
         if selection not in get_args(Selection):
             raise ValueError(f"selection={selection!r} is not one of {', '.join(map(repr, get_args(Selection)))}.")
+        if duplicates not in ("sum", "refuse"):
+            raise ValueError(f"duplicates={duplicates!r} is not one of 'sum', 'refuse': a gene has one place.")
         if added_genes < 0:
             raise ValueError(f"added_genes={added_genes} is negative.")
         self.selection, self.fill, self.added_genes, self.shuffle = selection, fill, added_genes, shuffle
         self.draws = draws or CellDraws(seed, step="genes")
-        self.duplicates = duplicates
+        self.duplicates, self.species = duplicates, species
         taxa = statistics["taxon"]
         self._taxon = None if species is None else self._taxon_of(species)
         self._genes = {int(taxon): np.flatnonzero(taxa == taxon) for taxon in np.unique(taxa[~np.isnan(taxa)])}
@@ -103,7 +105,20 @@ class ScPrintScheme(Scheme):
         }
 
     def encode(self, block: ProfileBlock, *, max_length: int) -> dict[str, Ragged | NDArray[Any]]:
-        """Encode a block; see :meth:`Scheme.encode`."""
+        """Encode a block; see :meth:`Scheme.encode`.
+
+        Raises
+        ------
+        ValueError
+            If ``species`` was named and the file has genes of others alone: all counts would be 0.
+        """
+        if self._taxon is not None and len(block.gene_ids):
+            found = np.unique(self.statistics["taxon"][block.gene_ids])
+            if self._taxon not in found:
+                raise ValueError(
+                    f"No gene of the file is of species={self.species!r}: they are of the taxa "
+                    f"{found.astype(int).tolist()}. Leave species= out, or name that of the cells."
+                )
         known = self._genes[self._taxon or self._most_common(block.gene_ids)]
         counts = block.counts.sorted_indices()
         rows, values = [], []

@@ -15,7 +15,7 @@ from scfm_hf.models.nicheformer.context_nicheformer import SPECIAL_TOKENS
 from scfm_hf.models.nicheformer.ties_nicheformer import numba_argsort
 from scfm_hf.models.nicheformer.tokenization_nicheformer import rounded_means
 from scfm_hf.models.released import released_tokenizer
-from scfm_hf.tokenization import CellTokenizer
+from scfm_hf.tokenization import CellTokenizer, encoding
 
 if TYPE_CHECKING:
     import anndata
@@ -94,6 +94,19 @@ def test_without_rounding_the_genes_without_a_mean_follow_in_every_cell(
     without = np.flatnonzero(np.isnan(tokenizer.statistics["dissociated_mean"]))[len(SPECIAL_TOKENS) :]
     assert encoded[-len(without) :] == tokenizer.convert_ids_to_tokens(without)
     assert len(set(encoded)) == len(encoded)
+
+
+def test_cells_of_mouse_that_are_taken_for_human_ones_are_named(
+    tokenizer: CellTokenizer, mouse_oligodendrocytes: anndata.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(encoding.logger, "warning_once", said.append)
+    for told in ({"species": "mouse"}, {"species": None}):
+        tokenizer(mouse_oligodendrocytes, **told)
+    assert not said
+    tokenizer(mouse_oligodendrocytes)
+    assert len(said) == 1
+    assert 'species="mouse"' in said[0]
 
 
 def test_mouse_genes_go_by_the_names_of_their_human_orthologs(

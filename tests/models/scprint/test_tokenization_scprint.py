@@ -104,6 +104,10 @@ def test_wrong_options_are_named(tokenizer: CellTokenizer) -> None:
     for options, message in (
         ({"selection": "best"}, "selection='best' is not one of"),
         ({"added_genes": -1}, "added_genes=-1"),
+        # Of two columns of a gene, the second would take the place of the first.
+        ({"duplicates": "keep"}, "duplicates='keep' is not one of 'sum', 'refuse'"),
+        # All counts would be 0.
+        ({"species": "mouse"}, r"No gene of the file is of species='mouse': they are of the taxa \[9606\]"),
     ):
         with pytest.raises(ValueError, match=message):
             rows(tokenizer, **options)

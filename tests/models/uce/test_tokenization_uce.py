@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 from models.examples import example_of
 
 from scfm_hf.errors import GeneIdError
+from scfm_hf.genes import GeneVocabulary
+from scfm_hf.models.uce.genes_uce import SPECIAL_TOKENS
 from scfm_hf.models.uce.queries_uce import split_genes
 from scfm_hf.models.uce.tokenization_uce import sampling_weights
+from scfm_hf.tokenization import CellTokenizer
 from scfm_hf.tokenization.draws import CellDraws
-
-if TYPE_CHECKING:
-    import anndata
-
-    from scfm_hf.tokenization import CellTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +125,26 @@ def test_options_that_cannot_be_are_refused(tokenizer: CellTokenizer, cells: ann
     for option in ({"sample_size": 0}, {"n_queries": -1}, {"withheld_share": 1.0}):
         with pytest.raises(ValueError, match="must be positive"):
             columns(tokenizer, cells, **option)
+
+
+def test_genes_of_a_species_that_was_not_named_are_refused_with_the_word_that_is_missing() -> None:
+    symbols = {"human": ["CD4", "CD3D", "MS4A1"], "mouse": ["Cd4", "Cd3d", "Ms4a1"]}
+    genes = [f"{species}:{symbol}" for species, named in symbols.items() for symbol in named]
+    special = SPECIAL_TOKENS.values()
+    vocabulary = GeneVocabulary(
+        [*special, *genes, "<chromosome:1>"],
+        special_tokens=SPECIAL_TOKENS,
+        id_kind="symbol",
+        species=tuple(symbols),
+    )
+    places = {"chromosome": len(vocabulary) - 1.0, "start": 5.0}
+    statistics = {
+        name: np.array([np.nan] * len(special) + [place] * len(genes) + [np.nan]) for name, place in places.items()
+    }
+    made = CellTokenizer.from_vocabulary(vocabulary, scheme="uce", statistics=statistics, case_sensitive=False)
+    of_mouse = anndata.AnnData(np.ones((1, 3), np.float32))
+    of_mouse.var_names = symbols["mouse"]
+    with pytest.raises(GeneIdError, match=r'those of mouse, and .* asked for those of human. .*species="mouse"'):
+        made(of_mouse)
+    drawn = made(of_mouse, species="mouse")["input_ids"][0]
+    assert {made.convert_ids_to_tokens(token) for token in drawn} & set(genes) <= set(genes[3:])

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 BASE, MASKED, CLASSIFIER = "AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"
-#: The original's label of a value that is not to be predicted: its number of the mask.
-IGNORED = 6
-
 
 # -------------------------------------------------------------------------------------------------------------- tokens
 
@@ -55,18 +52,27 @@ def tokens(column: str) -> Callable[[Context], Array]:
 
 
 def prepare(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All genes in the order of the vocabulary, and labels as transformers wants them."""
+    """All genes in the order of the vocabulary."""
     places = torch.arange(batch["values"].shape[1])
-    batch["input_ids"] = places.expand_as(batch["values"])
-    if batch.get("labels") is not None and batch["labels"].ndim == 2:
-        batch["labels"] = batch["labels"].masked_fill(batch["labels"] == IGNORED, -100)
-    return batch
+    return {**batch, "input_ids": places.expand_as(batch["values"])}
+
+
+def labelled(context: Context) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """The same, with labels as transformers wants them: the original gives its number of the mask to the others."""
+    ignored = context.case.options["mask_token_id"]
+
+    def complete(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if batch.get("labels") is not None and batch["labels"].ndim == 2:
+            batch["labels"] = batch["labels"].masked_fill(batch["labels"] == ignored, -100)
+        return prepare(batch)
+
+    return context.cached("labelled", lambda: complete)
 
 
 def run(context: Context, class_name: str, **call: Any) -> dict[str, Any]:
     """A cell alone, or the whole batch with the original's maximum over it."""
     together = {"key_maximum": "batch"} if context.array.batch == "all" else None
-    return context.outputs(class_name, load=together, prepare=prepare, **call)
+    return context.outputs(class_name, load=together, prepare=labelled(context), **call)
 
 
 def of(class_name: str, name: str, **call: Any) -> Callable[[Context], Array]:
@@ -116,7 +122,7 @@ def attention_sum(context: Context) -> Array:
 
 def gradient(context: Context) -> Array:
     name = context.tensor_name(context.name.removeprefix("grad."))
-    return context.training_pass(MASKED, prepare=prepare).gradients[name]
+    return context.training_pass(MASKED, prepare=labelled(context)).gradients[name]
 
 
 # ---------------------------------------------------------------------------------------------------------- predictions
@@ -127,9 +133,9 @@ def prediction(context: Context) -> Array:
 
 
 def accuracy(context: Context) -> Array:
-    labels = torch.from_numpy(context.stored("mlm.labels"))
+    labels, ignored = torch.from_numpy(context.stored("mlm.labels")), context.case.options["mask_token_id"]
     logits = torch.from_numpy(run(context, MASKED)["logits"])
-    return np.atleast_1d(masked_accuracy(logits, labels.masked_fill(labels == IGNORED, -100)).numpy())
+    return np.atleast_1d(masked_accuracy(logits, labels.masked_fill(labels == ignored, -100)).numpy())
 
 
 def convolution(context: Context) -> Array:

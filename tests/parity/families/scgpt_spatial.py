@@ -65,9 +65,14 @@ def encode(context: Context, draw: str = "numpy", **options: Any) -> EncodedCell
 
 
 def padded(context: Context, encoded: EncodedCells) -> dict[str, Array]:
-    """A padded batch of all cells."""
+    """A padded batch of all cells: the draws are of all of them."""
     columns = context.tokenizer().scheme().columns
     return dict(encoded.to_batch(columns, length=int(encoded.lengths.max()), return_tensors="np"))
+
+
+def lines(how: Callable[[Context], Array]) -> Callable[[Context], Array]:
+    """Of what is made for all cells, the lines of this array's."""
+    return lambda context: how(context)[list(context.cells)]
 
 
 def tokens(context: Context) -> Array:
@@ -271,11 +276,11 @@ TABLE = RuleTable(
     conversion=conversion,
     rules=(
         Rule("slide_mean", slide_mean, section="tokens"),
-        Rule("binning.*", binning, section="tokens"),
-        Rule("preprocessor.X_*", preprocessed, section="tokens"),
-        Rule("tokenize_and_pad.*", fine_tuning_tokens, section="tokens"),
+        Rule("binning.*", lines(binning), section="tokens"),
+        Rule("preprocessor.X_*", lines(preprocessed), section="tokens"),
+        Rule("tokenize_and_pad.*", lines(fine_tuning_tokens), section="tokens"),
         Rule("masked_values", masked_values, section="tokens", roles=("input",)),
-        Rule(("*input_ids", "attention_mask", "*values"), tokens, section="tokens"),
+        Rule(("*input_ids", "attention_mask", "*values"), lines(tokens), section="tokens"),
         Rule("grad.*", gradient, section="gradients"),
         Rule("hidden_states.{layer}", hidden_states, section="hidden states"),
         Rule("generative.gen_hidden", last_hidden_state, section="hidden states", real_tokens=to_be_generated),

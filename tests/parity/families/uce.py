@@ -60,7 +60,7 @@ def encoded(context: Context) -> dict[str, Array]:
     described = context.golden.description["tokenizer"]
     # A stream can be used once, so the sentences are made once; repr() of the stream would tell calls apart.
     return context.cached(
-        "all sentences",
+        ("all sentences", context.case.name),
         lambda: dict(
             context.tokenizer()(
                 cells(context),

@@ -104,9 +104,9 @@ def tokens(context: Context) -> Array:
     if context.weights is None and context.golden.weights:
         context = context.using(next(iter(context.golden.weights)))
     if "split" in done:
-        return generative_tokens(context)
+        return generative_tokens(context)[list(context.cells)]
     if "concatenate" in done:
-        return multiomic_tokens(context)
+        return multiomic_tokens(context)[list(context.cells)]
     return plain_tokens(context) if "bin" in done else perturbation_values(context)
 
 
@@ -226,7 +226,7 @@ def modality_ids(context: Context) -> Array:
     found[:, 0] = len(parts) + 1
     for line, of_parts in zip(found, lengths.T, strict=True):
         line[1 : 1 + of_parts.sum()] = np.repeat([places[part] for part in parts], of_parts)
-    return found
+    return found[list(context.cells)]
 
 
 def perturbation_ids(context: Context) -> Array:

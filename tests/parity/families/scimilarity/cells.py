@@ -72,9 +72,17 @@ def reconstruction(context: Context) -> Array:
 
 def pooled(context: Context) -> anndata.AnnData:
     """The one group of cells that the array is of."""
-    wanted = context.parts.get("group") or context.golden.arrays["centroid"].options["used"]["condition"]
+    column, wanted = group_of(context)
     cells = context.adata()
-    return pool_cells(cells[(cells.obs["condition"] == wanted).to_numpy()], by="condition")
+    return pool_cells(cells[(cells.obs[column] == wanted).to_numpy()], by=column)
+
+
+def group_of(context: Context) -> tuple[str, str]:
+    """Column of obs, and the label of the cells that are pooled."""
+    if "cluster" in context.options:
+        return context.options["obs"], context.options["cluster"]
+    ((column, wanted),) = context.golden.arrays["centroid"].options["used"].items()
+    return column, wanted
 
 
 def centroid_tokens(context: Context) -> dict[str, Tensor]:
@@ -104,6 +112,9 @@ def attributions(context: Context) -> Array:
 
 def ranked_genes(context: Context) -> Array:
     """Of our own attributions, whose order is then the original's too."""
-    table = rank_genes(attributed(context, 50), context.tokenizer().vocabulary.gene_tokens)
+    table = rank_genes(
+        attributed(context, context.golden.arrays["attributions"].options["steps"]),
+        context.tokenizer().vocabulary.gene_tokens,
+    )
     column = {"gene_idx": "index"}.get(context.parts["column"], context.parts["column"])
     return table[column].to_numpy()[: context.array.shape[0]]

@@ -102,7 +102,7 @@ def search(context: Context) -> Hits:
 
 def nearest(context: Context) -> Array:
     hits = search(context)
-    return part(hits, context.parts["what"]).reshape(hits.n_queries, -1)
+    return part(hits, context.parts["what"]).reshape(hits.n_queries, -1)[list(context.cells)]
 
 
 def sample_summary_column(context: Context) -> Array:
@@ -144,9 +144,8 @@ def within_of_centroid(context: Context) -> Array:
 def check_coherence(context: Context, hits: Hits, expected: float) -> None:
     """How well the pooled cells fit together, which the golden holds as a number beside the arrays."""
     of_centroid = context.golden.description["results"]["centroid"]
-    pooled = (
-        context.adata().obs["condition"].to_numpy() == context.golden.arrays["centroid"].options["used"]["condition"]
-    )
+    column, wanted = cells.group_of(context)
+    pooled = context.adata().obs[column].to_numpy() == wanted
     found = query_coherence(
         cells.from_cells(context)[pooled],
         hits.cells,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 MODEL = "AutoModelForPreTraining"
-#: The original's penalty is 1e-4 times the learning rate.
-LEARNING_RATE = 5e-3
-AS_TRAINED = {"negative_selection": "hardest", "projection_l1_weight": 1e-4 * LEARNING_RATE}
+
+
+def as_trained(context: Context) -> dict[str, Any]:
+    """Fields of the configuration in training: the original's penalty is times the learning rate."""
+    told = json.loads((context.golden.checkpoint / "hyperparameters.json").read_text(encoding="utf-8"))
+    return {"negative_selection": "hardest", "projection_l1_weight": told["l1_lambda"] * told["lr"]}
 
 
 def studies(context: Context) -> NDArray[np.int64] | None:
@@ -92,7 +96,9 @@ def evaluation(context: Context) -> Array:
 def trained(context: Context) -> Pass:
     return context.cached(
         "training step",
-        lambda: context.training_pass(MODEL, load=AS_TRAINED, prepare=lambda stored: batch(context, with_studies=True)),
+        lambda: context.training_pass(
+            MODEL, load=as_trained(context), prepare=lambda stored: batch(context, with_studies=True)
+        ),
     )
 
 
@@ -105,7 +111,7 @@ def step(context: Context) -> Array:
 
 
 def penalty(context: Context) -> Array:
-    return np.atleast_1d(trained(context).outputs["losses"]["l1"] * AS_TRAINED["projection_l1_weight"])
+    return np.atleast_1d(trained(context).outputs["losses"]["l1"] * as_trained(context)["projection_l1_weight"])
 
 
 def last_weight(context: Context) -> str:

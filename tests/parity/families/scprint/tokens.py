@@ -42,7 +42,7 @@ def aligned(context: Context) -> anndata.AnnData:
         cells.obs_names, cells.var_names = matrix.cell_ids, genes
         return cells
 
-    return context.cached("aligned cells", align)
+    return context.cached(("aligned cells", context.case.name), align)
 
 
 def aligned_counts(context: Context) -> Array:

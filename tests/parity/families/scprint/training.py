@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,8 @@ TERMS = {
     "class_emb_sim": "dissimilarity",
     "emb_independence": "dissimilarity",
 }
-PASSES = {"full_forward": "full", "mask_30%": "mask", "denoise_60%": "denoise", "gen": "generation"}
+#: Passes by how the original calls them, some with their share in percent (``mask_30%``).
+PASSES = {"full_forward": "full", "mask": "mask", "denoise": "denoise", "gen": "generation"}
 
 
 def labelled(context: Context) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -99,7 +101,8 @@ def step_term(context: Context) -> Array:
     name = context.name.removeprefix("train.loss.")
     if name == "cce":
         return step(context)[1]["contrast"]
-    place = next(theirs for theirs in PASSES if name.startswith(f"{theirs}_"))
-    made = f"{PASSES[place]}.{TERMS[name.removeprefix(f'{place}_')]}"
+    found = re.fullmatch(rf"({'|'.join(PASSES)})(?:_[\d.]+%)?_({'|'.join(TERMS)})", name)
+    assert found is not None, f"{name} is no term of a pass"
+    made = f"{PASSES[found[1]]}.{TERMS[found[2]]}"
     # The first pass has no term of the expression.
     return np.zeros(1) if made == "full.expression" else step(context)[1][made]
