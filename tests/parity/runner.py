@@ -16,12 +16,13 @@ from filelock import FileLock
 from parity import families as tables
 from parity.compare import Comparison, compare
 from parity.context import Context
-from parity.golden import Golden, GoldenArray, golden_folders
 from parity.rules import COMPARED_ROLES, REQUIRED_ROLES, RuleTable, match
 from parity.variant import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from parity.golden import Golden, GoldenArray
 
 Status = Literal["equal", "different", "failed", "left out"]
 
@@ -151,23 +152,6 @@ def stale_entries(table: RuleTable, goldens: Iterable[Golden]) -> list[str]:
         if not any(match(pattern, array) is not None for array in arrays if array.role in COMPARED_ROLES)
     ]
     return stale + [f"the rule {rule.pattern!r}" for rule in table.rules if id(rule) not in used]
-
-
-def goldens_with_tables(root: Path) -> list[Golden]:
-    """The variants under a root.
-
-    Raises
-    ------
-    ValueError
-        If a family is not registered or has no rule table: its numbers would be passed over in silence.
-    """
-    from scfm_hf.models.registry import families
-
-    known = {module.name for module in pkgutil.iter_modules(tables.__path__)} & set(families())
-    goldens = [Golden(folder) for folder in golden_folders(root)]
-    if unknown := [str(golden) for golden in goldens if golden.family not in known]:
-        raise ValueError(f"There is no rule table for {', '.join(unknown)}; there are those of {', '.join(known)}.")
-    return goldens
 
 
 class Converted:

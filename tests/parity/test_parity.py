@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from parity.golden import DEFAULT_ROOT, Golden, golden_root
-from parity.runner import Converted, Result, compare_variant, describe, goldens_with_tables, rule_tables, stale_entries
+from parity.golden import DEFAULT_ROOT, Golden, golden_folders, golden_root
+from parity.runner import Converted, Result, compare_variant, describe, rule_tables, stale_entries
 from scfm_hf.models.registry import families
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-GOLDENS = goldens_with_tables(golden_root())
+GOLDENS = [Golden(folder) for folder in golden_folders(golden_root())]
 
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=str)
 def test_variant_gives_the_original_numbers(
     golden: Golden, converted: Converted, record_parity: Callable[[Iterable[Result]], None]
 ) -> None:
+    assert golden.family in rule_tables(), f"tests/parity/families/{golden.family}.py is missing"
     results = compare_variant(golden, rule_tables()[golden.family], converted)
     record_parity(results)
     wrong = [result for result in results if result.status in ("different", "failed")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parity.rules import Rule, RuleTable
-from parity.runner import Converted, Result, compare_variant, describe, goldens_with_tables, stale_entries
+from parity.runner import Converted, Result, compare_variant, describe, stale_entries
 from parity.table import condensed_table, full_table, write_tables
 from parity.toy import HIDDEN, IDS, MASK, STATES, make_golden
 
@@ -119,12 +119,6 @@ def test_entries_that_no_array_needs_are_stale(tmp_path: Path) -> None:
     assert stale_entries(table_of(rule, left="why"), [golden]) == []
     stale = stale_entries(table_of(rule, Rule("gone.*", rule.how, section=""), left="why", missing="why"), [golden])
     assert stale == ["left_out['missing']", "the rule 'gone.*'"]
-
-
-def test_goldens_of_a_family_without_rules_are_not_passed_over(tmp_path: Path) -> None:
-    make_golden(tmp_path, {"states": (STATES, HIDDEN)})
-    with pytest.raises(ValueError, match="There is no rule table for toy/small"):
-        goldens_with_tables(tmp_path)
 
 
 def test_variants_are_told_apart_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
