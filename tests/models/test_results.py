@@ -261,6 +261,23 @@ def test_the_vocabulary_can_grow(case: Case, tmp_path: Path) -> None:
     loss_of(model, case.labelled()).backward()
 
 
+def test_tuples_are_given_on_request(case: Case, tmp_path: Path) -> None:
+    """By the call or by the configuration, whose wish must not reach the encoder inside."""
+    model, batch = case.model(), case.labelled()
+    with torch.no_grad():
+        expected = model(**batch).to_tuple()
+        model.save_pretrained(tmp_path)
+        model.config.return_dict = False
+        of_config = case.model_class.from_pretrained(tmp_path, return_dict=False)(**batch)
+        given = (model(**batch), of_config, case.model()(**batch, return_dict=False))
+        assert type(model(**batch, return_dict=True)) is not tuple
+    for one in given:
+        assert type(one) is tuple
+        assert len(one) == len(expected)
+        tensors = [(got, value) for got, value in zip(one, expected, strict=True) if isinstance(value, torch.Tensor)]
+        assert all(torch.equal(got, value) for got, value in tensors)
+
+
 @pytest.mark.parametrize(
     "case",
     [case for case in every_class() if case.model_class.supports_gradient_checkpointing],

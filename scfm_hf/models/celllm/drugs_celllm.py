@@ -163,7 +163,9 @@ class CellLMForDrugResponse(CellLMPreTrainedModel):
         """
         if atom_features is None or bonds is None:
             raise ValueError("Give the drug of each pair as atom_features= and bonds=, see pad_drugs.")
-        encoded = self.celllm(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.celllm(
+            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         head = self.drug_response
         if atom_mask is None:
             atom_mask = torch.ones(atom_features.shape[:2], dtype=torch.long, device=atom_features.device)

@@ -102,7 +102,7 @@ class NicheformerForSequenceClassification(NicheformerPreTrainedModel):
         n_tokens = 0 if given is None else given.shape[1]
         if given is not None and n_tokens <= config.max_position_embeddings:
             input_ids, attention_mask, inputs_embeds = body.pad_to_context(input_ids, attention_mask, inputs_embeds)
-        encoded = body(input_ids, attention_mask, inputs_embeds, output_attentions, True)
+        encoded = body(input_ids, attention_mask, inputs_embeds, output_attentions, True, return_dict=True)
         layers = [encoded.hidden_states[number] for number in config.feature_layers or (-1,)]
         seen, representation = (
             self._combine([body.pool(states, input_ids, attention_mask, with_context=kept) for states in layers])

@@ -229,6 +229,7 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         vector = self.scgpt.pool(encoded.last_hidden_state, values, attention_mask)
         logits = self.classifier(vector)

@@ -176,6 +176,7 @@ class ScGPTSpatialForSequenceClassification(ScGPTSpatialPreTrainedModel):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(self.scgpt_spatial.pool(encoded.last_hidden_state, values, attention_mask))
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)

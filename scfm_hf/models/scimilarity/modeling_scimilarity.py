@@ -170,7 +170,12 @@ class SCimilarityForSequenceClassification(SCimilarityPreTrainedModel):
         :meth:`SCimilarityModel.forward`.
         """
         encoded = self.scimilarity(
-            input_ids, values, attention_mask, inputs_embeds, output_hidden_states=output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(encoded.latent)
         loss = None

@@ -101,7 +101,9 @@ class UceForPreTraining(UcePreTrainedModel):
             raise ValueError(
                 "Say which genes to ask for with query_ids=; the tokenizer draws some with its option n_queries=."
             )
-        encoded = self.uce(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.uce(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         # From the decoded first token, whatever recipe cell_embedding has.
         cells = nn.functional.normalize(self.uce.decode(encoded.last_hidden_state[:, 0]), dim=1)
         logits = self.predict(cells, query_ids)

@@ -186,7 +186,9 @@ class UceForSequenceClassification(UcePreTrainedModel):
         output_hidden_states: bool | None = None,
     ) -> CellClassifierOutput:
         """Label cells; ``labels`` are class numbers, int64, (n_cells,)."""
-        encoded = self.uce(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.uce(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         logits = self.classifier(self.uce.decode(encoded.last_hidden_state[:, 0]))
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return CellClassifierOutput(loss, logits, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)
