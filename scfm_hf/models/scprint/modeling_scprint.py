@@ -371,5 +371,7 @@ class ScPrintForSequenceClassification(ScPrintPreTrainedModel):
             return_dict=True,
         )  # fmt: skip
         logits = self.classifier(self.scprint.pool(encoded.cell_states))
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
         return CellClassifierOutput(loss, logits, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)
