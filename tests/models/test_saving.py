@@ -132,14 +132,17 @@ def test_device_maps(case: Case, device_map: str | dict[str, str], saved: Path) 
     assert largest_difference(results(loaded, batch), results(case.model(), batch)) == 0
 
 
-def test_half_precision(case: Case, saved: Path) -> None:
-    loaded = case.model_class.from_pretrained(saved, dtype=torch.bfloat16)
-    assert {value.dtype for value in loaded.parameters() if value.is_floating_point()} == {torch.bfloat16}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision(case: Case, dtype: torch.dtype, saved: Path) -> None:
+    loaded = case.model_class.from_pretrained(saved, dtype=dtype)
+    assert {value.dtype for value in loaded.parameters() if value.is_floating_point()} == {dtype}
     batch = case.inputs()
+    given = results(loaded, batch)
     for name, value in results(case.model(), batch).items():
-        got = results(loaded, batch)[name]
         if value.is_floating_point():
-            near = torch.nn.functional.cosine_similarity(got.double().flatten(), value.double().flatten(), dim=0)
+            near = torch.nn.functional.cosine_similarity(
+                given[name].double().flatten(), value.double().flatten(), dim=0
+            )
             assert near > 0.97, name
 
 

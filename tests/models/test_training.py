@@ -83,6 +83,14 @@ def test_training_lowers_the_loss_and_predicts_without_embeddings(case: Case, tm
         )
 
 
+@trainable
+def test_trains_with_autocast(case: Case, tmp_path: Path) -> None:
+    run = trainer(case.model(), case.labelled(), tmp_path, max_steps=2, per_device_train_batch_size=8, bf16=True)
+    run.train()
+    assert all(np.isfinite(line["grad_norm"]) for line in run.state.log_history if "grad_norm" in line)
+    assert np.isfinite(run.evaluate()["eval_loss"])
+
+
 CELL_CLASSIFIERS = [case for case in every_class() if case.class_name.endswith("ForSequenceClassification")]
 
 

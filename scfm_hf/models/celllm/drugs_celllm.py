@@ -69,7 +69,9 @@ class GraphLayer(nn.Module):
         """(n_pairs, n_atoms, input_size) -> (n_pairs, n_atoms, hidden_size)."""
         source, target = (bonds[..., end].clamp(min=0)[..., None].expand(-1, -1, atoms.shape[-1]) for end in range(2))
         messages = atoms.gather(1, source) * (bonds[..., :1] >= 0).to(atoms.dtype)
-        summed = ((1 + self.eps) * atoms).scatter_add(1, target, messages)
+        own = (1 + self.eps) * atoms
+        # With autocast the atoms of a later layer have half precision, while eps has not.
+        summed = own.scatter_add(1, target, messages.to(own.dtype))
         return self.norm(self.linear2(self.linear1(summed).relu()).relu(), atom_mask, None)
 
 
