@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -123,6 +124,25 @@ def test_files_have_the_usual_mode(case: Case, umask: int, tmp_path: Path) -> No
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert set(modes.values()) == {0o666 & ~umask}, modes
+
+
+def test_a_loaded_model_outlives_its_folder(case: Case, saved: Path, tmp_path: Path) -> None:
+    """Tables beside the weights stay mapped, whether their file is gone or another model's has its name."""
+    loaded, batch = case.model_class.from_pretrained(saved), case.inputs()
+    expected = results(case.model(), batch)
+    shutil.rmtree(saved)
+    for part in ("gone", "replaced"):
+        assert largest_difference(results(loaded, batch), expected) == 0
+        loaded.save_pretrained(tmp_path / part)
+        assert largest_difference(results(case.model_class.from_pretrained(tmp_path / part), batch), expected) == 0
+        case.model_class(case.config()).save_pretrained(saved)
+    loaded.save_pretrained(saved)
+    assert largest_difference(results(case.model_class.from_pretrained(saved), batch), expected) == 0
+
+
+def test_the_main_process_alone_writes(case: Case, tmp_path: Path) -> None:
+    case.model().save_pretrained(tmp_path / "model", is_main_process=False)
+    assert not list((tmp_path / "model").glob("*"))
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}], ids=str)
