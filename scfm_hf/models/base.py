@@ -226,7 +226,7 @@ class CellPreTrainedModel(PreTrainedModel):
         """Save as transformers does; the files then have the mode that the umask gives to any file."""
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
-        if folder.is_dir():
+        if folder.is_dir() and kwargs.get("is_main_process", True):
             for table in (module for module in self.modules() if isinstance(module, SideTable)):
                 table.save(folder)
             give_usual_modes(folder)

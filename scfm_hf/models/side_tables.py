@@ -48,6 +48,7 @@ class SideTable(nn.Module):
         self.file_name, self.n_rows, self.n_columns = file_name, n_rows, n_columns
         self._rows: NDArray[Any] | None = None
         self._path: Path | None = None
+        self._identity: tuple[int, ...] | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of these ids, float32, (*ids.shape, n_columns); each distinct row is read once.
@@ -104,18 +105,22 @@ class SideTable(nn.Module):
                 f"{path} is truncated: {end:,} bytes are due, {path.stat().st_size:,} are there. Fetch it again."
             )
         self._rows = np.memmap(path, _TYPES[entry["dtype"]], "r", begin, tuple(entry["shape"]))
-        self._path = path
+        self._path, self._identity = path, _identity(path)
 
     def save(self, folder: Path) -> None:
         """Write the table into a folder, whole or not at all."""
         rows = np.zeros((self.n_rows, self.n_columns), np.float32) if self._rows is None else self._rows
         target = folder / self.file_name
-        if self._path is not None and target.exists() and target.samefile(self._path):
+        # The mapped rows outlive a file that is gone since, or in whose place another one lies.
+        path = self._path
+        if path is not None and not (path.is_file() and _identity(path) == self._identity):
+            path = None
+        if path is not None and target.exists() and target.samefile(path):
             return
         beside = target.with_name(f".{target.name}.part")
         try:
-            if self._path is not None:
-                shutil.copyfile(self._path, beside)
+            if path is not None:
+                shutil.copyfile(path, beside)
             else:
                 save_file({"rows": np.ascontiguousarray(rows)}, beside)
             beside.replace(target)
@@ -148,3 +153,9 @@ class SideTable(nn.Module):
             raise CheckpointError(
                 f"{what}: shape {tuple(shape)}, but the model's table is {(self.n_rows, self.n_columns)}."
             )
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What tells a file from another one that took its name."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

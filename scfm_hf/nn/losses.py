@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from scfm_hf.nn.pooling import unit_length
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -73,7 +75,7 @@ def elastic_cell_similarity(embeddings: Tensor, threshold: float) -> Tensor:
     ----------
     Cui et al. 2024, Nature Methods 21, Methods, "Elastic cell similarity".
     """
-    unit = nn.functional.normalize(embeddings, dim=1)
+    unit = unit_length(embeddings)
     similarity = unit @ unit.T
     similarity = similarity.masked_fill(torch.eye(len(unit), dtype=torch.bool, device=unit.device), 0).relu()
     return (1 - (similarity - threshold).square()).mean()
@@ -81,5 +83,5 @@ def elastic_cell_similarity(embeddings: Tensor, threshold: float) -> Tensor:
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Tell which of the second views belongs to each cell, scalar (SimCSE; Gao et al. 2021)."""
-    similarity = nn.functional.normalize(first, dim=1) @ nn.functional.normalize(second, dim=1).T
+    similarity = unit_length(first) @ unit_length(second).T
     return nn.functional.cross_entropy(similarity / temperature, torch.arange(len(first), device=first.device))

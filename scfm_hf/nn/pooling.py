@@ -21,7 +21,13 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     Float, (n_cells, hidden_size); zeros for a cell without a token.
     """
     weights = mask.to(states.dtype).unsqueeze(-1)
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+    total = (states * weights).sum(1, dtype=_full(states)) / weights.sum(1, dtype=_full(states)).clamp(min=1)
+    return total.to(states.dtype)
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Scale vectors to length 1, same shape and dtype; zeros stay zeros, also in half precision."""
+    return nn.functional.normalize(vectors.to(_full(vectors)), dim=-1).to(vectors.dtype)
 
 
 def pool_tokens(
@@ -66,7 +72,8 @@ def pool_tokens(
     weights = values.to(states.dtype)
     weights = weights.clamp(min=0) if pooling == "weighted" else weights
     weights = weights * real if padding == "ignored" else weights
-    return nn.functional.normalize((states * weights.unsqueeze(-1)).sum(1), dim=1)
+    total = (states * weights.unsqueeze(-1)).sum(1, dtype=_full(states))
+    return unit_length(total).to(states.dtype)
 
 
 def without_specials(mask: Tensor, input_ids: Tensor, special_ids: tuple[int, ...]) -> Tensor:
@@ -75,3 +82,8 @@ def without_specials(mask: Tensor, input_ids: Tensor, special_ids: tuple[int, ..
     if special_ids:
         mask = mask & ~torch.isin(input_ids, torch.tensor(special_ids, device=input_ids.device))
     return mask
+
+
+def _full(vectors: Tensor) -> torch.dtype:
+    """The dtype to sum in: the sum of a long cell's states, or the least length, does not fit into float16."""
+    return torch.promote_types(vectors.dtype, torch.float32)

@@ -45,7 +45,8 @@ def encoder_outputs(
         with torch.inference_mode():
             for rows in batches:
                 inputs = model_inputs(encoded, columns, rows)
-                yield rows, body(**{name: values.to(body.device) for name, values in inputs.items()}, **asked)
+                inputs = {name: values.to(body.device) for name, values in inputs.items()}
+                yield rows, body(**inputs, **asked, return_dict=True)
     finally:
         body.train(training)
 

@@ -166,6 +166,21 @@ def test_a_cell_with_nothing_to_attend_to_gives_zeros(case: Case) -> None:
             assert largest_difference(*({name: out[name][others] for name in usual} for out in (got, usual))) <= 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [case for case in every_class() if "attention_mask" in forward_parameters(case.model_class)],
+    ids=lambda case: case.class_name,
+)
+def test_such_a_cell_is_finite_in_half_precision(case: Case, dtype: torch.dtype) -> None:
+    """What guards a division by a length or a sum of 0 must not be lost in a smaller range of numbers."""
+    model, batch = case.model().to(dtype), case.inputs()
+    batch["attention_mask"] = batch["attention_mask"].clone()
+    batch["attention_mask"][2] = 0
+    for name, value in results(model, batch).items():
+        assert value.isfinite().all(), name
+
+
 @with_option("output_hidden_states")
 def test_hidden_states_are_those_of_every_layer(case: Case) -> None:
     model, batch = case.model(), case.inputs()
@@ -259,6 +274,23 @@ def test_the_vocabulary_can_grow(case: Case, tmp_path: Path) -> None:
     assert largest_difference(results(loaded, new), expected) == 0
     model.train()
     loss_of(model, case.labelled()).backward()
+
+
+def test_tuples_are_given_on_request(case: Case, tmp_path: Path) -> None:
+    """By the call or by the configuration, whose wish must not reach the encoder inside."""
+    model, batch = case.model(), case.labelled()
+    with torch.no_grad():
+        expected = model(**batch).to_tuple()
+        model.save_pretrained(tmp_path)
+        model.config.return_dict = False
+        of_config = case.model_class.from_pretrained(tmp_path, return_dict=False)(**batch)
+        given = (model(**batch), of_config, case.model()(**batch, return_dict=False))
+        assert type(model(**batch, return_dict=True)) is not tuple
+    for one in given:
+        assert type(one) is tuple
+        assert len(one) == len(expected)
+        tensors = [(got, value) for got, value in zip(one, expected, strict=True) if isinstance(value, torch.Tensor)]
+        assert all(torch.equal(got, value) for got, value in tensors)
 
 
 @pytest.mark.parametrize(

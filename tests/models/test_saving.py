@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,6 +126,25 @@ def test_files_have_the_usual_mode(case: Case, umask: int, tmp_path: Path) -> No
     assert set(modes.values()) == {0o666 & ~umask}, modes
 
 
+def test_a_loaded_model_outlives_its_folder(case: Case, saved: Path, tmp_path: Path) -> None:
+    """Tables beside the weights stay mapped, whether their file is gone or another model's has its name."""
+    loaded, batch = case.model_class.from_pretrained(saved), case.inputs()
+    expected = results(case.model(), batch)
+    shutil.rmtree(saved)
+    for part in ("gone", "replaced"):
+        assert largest_difference(results(loaded, batch), expected) == 0
+        loaded.save_pretrained(tmp_path / part)
+        assert largest_difference(results(case.model_class.from_pretrained(tmp_path / part), batch), expected) == 0
+        case.model_class(case.config()).save_pretrained(saved)
+    loaded.save_pretrained(saved)
+    assert largest_difference(results(case.model_class.from_pretrained(saved), batch), expected) == 0
+
+
+def test_the_main_process_alone_writes(case: Case, tmp_path: Path) -> None:
+    case.model().save_pretrained(tmp_path / "model", is_main_process=False)
+    assert not list((tmp_path / "model").glob("*"))
+
+
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}], ids=str)
 def test_device_maps(case: Case, device_map: str | dict[str, str], saved: Path) -> None:
     loaded = case.model_class.from_pretrained(saved, device_map=device_map)
@@ -132,14 +152,17 @@ def test_device_maps(case: Case, device_map: str | dict[str, str], saved: Path) 
     assert largest_difference(results(loaded, batch), results(case.model(), batch)) == 0
 
 
-def test_half_precision(case: Case, saved: Path) -> None:
-    loaded = case.model_class.from_pretrained(saved, dtype=torch.bfloat16)
-    assert {value.dtype for value in loaded.parameters() if value.is_floating_point()} == {torch.bfloat16}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision(case: Case, dtype: torch.dtype, saved: Path) -> None:
+    loaded = case.model_class.from_pretrained(saved, dtype=dtype)
+    assert {value.dtype for value in loaded.parameters() if value.is_floating_point()} == {dtype}
     batch = case.inputs()
+    given = results(loaded, batch)
     for name, value in results(case.model(), batch).items():
-        got = results(loaded, batch)[name]
         if value.is_floating_point():
-            near = torch.nn.functional.cosine_similarity(got.double().flatten(), value.double().flatten(), dim=0)
+            near = torch.nn.functional.cosine_similarity(
+                given[name].double().flatten(), value.double().flatten(), dim=0
+            )
             assert near > 0.97, name
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from models.examples import Case, every_class
 from transformers import Trainer, TrainingArguments
@@ -13,7 +14,6 @@ from transformers import Trainer, TrainingArguments
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from transformers import PreTrainedModel
 
 trainable = pytest.mark.parametrize(
@@ -81,3 +81,36 @@ def test_training_lowers_the_loss_and_predicts_without_embeddings(case: Case, tm
         assert not (isinstance(part, np.ndarray) and part.ndim == 2 and part.shape[1] == hidden), (
             "an embedding among the predictions"
         )
+
+
+@trainable
+def test_trains_with_autocast(case: Case, tmp_path: Path) -> None:
+    run = trainer(case.model(), case.labelled(), tmp_path, max_steps=2, per_device_train_batch_size=8, bf16=True)
+    run.train()
+    assert all(np.isfinite(line["grad_norm"]) for line in run.state.log_history if "grad_norm" in line)
+    assert np.isfinite(run.evaluate()["eval_loss"])
+
+
+CELL_CLASSIFIERS = [case for case in every_class() if case.class_name.endswith("ForSequenceClassification")]
+
+
+@pytest.mark.parametrize("case", CELL_CLASSIFIERS, ids=lambda case: case.class_name)
+@pytest.mark.parametrize(
+    ("problem_type", "num_labels"),
+    [(None, 1), ("regression", 1), ("regression", 3), ("multi_label_classification", 3)],
+)
+def test_a_classifier_learns_what_the_problem_type_says(case: Case, problem_type: str | None, num_labels: int) -> None:
+    """As any classifier of transformers; a single label without a problem type is a number to predict."""
+    batch = case.inputs()
+    model = case.model(num_labels=num_labels, problem_type=problem_type)
+    n_cells = len(next(iter(batch.values())))
+    labels = (torch.arange(n_cells * num_labels).reshape(n_cells, num_labels) % 2).float()
+    with torch.no_grad():
+        output = model(**batch, labels=labels.squeeze(1))
+    compare = (
+        torch.nn.functional.binary_cross_entropy_with_logits
+        if problem_type == "multi_label_classification"
+        else torch.nn.functional.mse_loss
+    )
+    got = output["losses"]["class"] if output.get("losses") else output["loss"]
+    assert got == pytest.approx(float(compare(output["logits"], labels)), rel=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scfm_hf.nn.pooling import masked_mean, pool_tokens, without_specials
+from scfm_hf.nn.pooling import masked_mean, pool_tokens, unit_length, without_specials
 
 STATES = torch.arange(24.0).view(2, 4, 3)
 
@@ -13,6 +13,17 @@ STATES = torch.arange(24.0).view(2, 4, 3)
 def test_the_mean_is_over_the_mask_alone() -> None:
     mask = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]])
     assert torch.equal(masked_mean(STATES, mask), torch.stack([STATES[0, :2].mean(0), torch.zeros(3)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_holds_long_cells_and_empty_ones(dtype: torch.dtype) -> None:
+    """4,096 states of 20 sum up to more than float16 has, and 1e-12, the least length, to less."""
+    states, mask = torch.full((1, 4096, 3), 20.0, dtype=dtype), torch.ones(1, 4096)
+    assert torch.equal(masked_mean(states, mask), states[:, 0])
+    assert masked_mean(states, mask).dtype == unit_length(states).dtype == dtype
+    weighted = pool_tokens(states, torch.full((1, 4096), 50.0), None, pooling="weighted")
+    assert torch.allclose(weighted.float().norm(), torch.ones(()), atol=1e-2)
+    assert torch.equal(unit_length(torch.zeros(2, 3, dtype=dtype)), torch.zeros(2, 3, dtype=dtype))
 
 
 def test_special_tokens_are_taken_out() -> None:

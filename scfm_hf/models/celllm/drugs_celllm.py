@@ -69,7 +69,9 @@ class GraphLayer(nn.Module):
         """(n_pairs, n_atoms, input_size) -> (n_pairs, n_atoms, hidden_size)."""
         source, target = (bonds[..., end].clamp(min=0)[..., None].expand(-1, -1, atoms.shape[-1]) for end in range(2))
         messages = atoms.gather(1, source) * (bonds[..., :1] >= 0).to(atoms.dtype)
-        summed = ((1 + self.eps) * atoms).scatter_add(1, target, messages)
+        own = (1 + self.eps) * atoms
+        # With autocast the atoms of a later layer have half precision, while eps has not.
+        summed = own.scatter_add(1, target, messages.to(own.dtype))
         return self.norm(self.linear2(self.linear1(summed).relu()).relu(), atom_mask, None)
 
 
@@ -163,7 +165,9 @@ class CellLMForDrugResponse(CellLMPreTrainedModel):
         """
         if atom_features is None or bonds is None:
             raise ValueError("Give the drug of each pair as atom_features= and bonds=, see pad_drugs.")
-        encoded = self.celllm(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.celllm(
+            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         head = self.drug_response
         if atom_mask is None:
             atom_mask = torch.ones(atom_features.shape[:2], dtype=torch.long, device=atom_features.device)

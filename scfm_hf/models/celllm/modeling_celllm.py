@@ -228,7 +228,9 @@ class CellLMForMaskedLM(CellLMPreTrainedModel):
         ``labels`` are tokens of expression, int64, (n_cells, n_tokens), -100 where nothing is to be predicted. The
         other inputs are those of :meth:`CellLMModel.forward`.
         """
-        encoded = self.celllm(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.celllm(
+            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         logits = self.value_head(encoded.last_hidden_state)
         loss = None
         if labels is not None:
@@ -316,7 +318,9 @@ class CellLMForSequenceClassification(CellLMPreTrainedModel):
         ``labels`` are class numbers, int64, (n_cells,). ``inputs_embeds`` stand beside ``input_ids`` for the head by
         genes, which must know them. The other inputs are those of :meth:`CellLMModel.forward`.
         """
-        encoded = self.celllm(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.celllm(
+            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         logits = self.classifier(encoded.last_hidden_state, input_ids, attention_mask)
         loss = None
         if labels is not None and self.config.class_weights is not None:

@@ -139,9 +139,9 @@ class CellLMForPreTraining(CellLMPreTrainedModel):
         """Logits of the values, the embeddings of both views, inner states and attentions of a chunk of cells."""
 
         def views(*inputs: Tensor | None) -> tuple[Any, ...]:
-            encoded = self.celllm(*inputs, *asked)
+            encoded = self.celllm(*inputs, *asked, return_dict=True)
             contrasts = self.training and self.config.contrastive_weight > 0
-            again = self.celllm(*inputs).cell_embedding if contrasts else None
+            again = self.celllm(*inputs, return_dict=True).cell_embedding if contrasts else None
             logits = self.value_head(encoded.last_hidden_state)
             return logits, encoded.cell_embedding, again, encoded.hidden_states, encoded.attentions
 

@@ -64,15 +64,16 @@ class NegativeBinomialDecoder(nn.Module):
         return {"dispersion": torch.zeros(len(self.dispersion))}
 
     def forward(self, latent: Tensor, covariates: Covariates) -> tuple[Tensor, Tensor]:
-        """(n_cells, latent_size) -> means, (n_cells, num_genes), and dispersions, (num_genes,)."""
+        """(n_cells, latent_size) -> means, (n_cells, num_genes), and dispersions, (num_genes,), both float32."""
         states = latent
         for block, embeddings in zip(self.blocks, self.covariates, strict=True):
             states = block(states)
             for embedding, values in zip(embeddings.children(), covariates, strict=True):
                 if isinstance(embedding, CovariateEmbedding):
                     states = states + embedding(values)
-        means = self.mean(self.hidden(states).relu()).exp().clamp(1e-5, 1e6)
-        return means, self.dispersion.exp().clamp(1e-4, 1e4)
+        # In full precision: neither the largest mean nor the loss of its counts fits into half of it.
+        means = self.mean(self.hidden(states).relu()).float().exp().clamp(1e-5, 1e6)
+        return means, self.dispersion.float().exp().clamp(1e-4, 1e4)
 
 
 class ConcatenatingDecoder(nn.Module):

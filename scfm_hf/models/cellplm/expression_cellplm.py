@@ -113,6 +113,7 @@ class CellPLMForExpressionPrediction(CellPLMPreTrainedModel):
             inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_latent_loss=labels is not None,
+            return_dict=True,
         )
         covariates = (batch_index, dataset_index, platform_index)
         genes, dispersions = self.decoder(encoded.latent, covariates)
@@ -234,6 +235,7 @@ class CellPLMForPerturbation(CellPLMPreTrainedModel):
             inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_latent_loss=labels is not None,
+            return_dict=True,
         )
         genes, _ = self.decoder(encoded.latent)
         asked = _at(genes, None, target_ids if target_ids is not None else input_ids, attention_mask)

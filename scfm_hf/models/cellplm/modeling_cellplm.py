@@ -305,6 +305,7 @@ class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
             inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_latent_loss=labels is not None,
+            return_dict=True,
         )
         vectors = encoded.latent
         if self.config.label_sets:

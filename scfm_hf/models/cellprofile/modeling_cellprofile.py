@@ -16,6 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from scfm_hf.models.base import CellPreTrainedModel
 from scfm_hf.models.cellprofile.configuration_cellprofile import CellProfileConfig
 from scfm_hf.models.outputs import CellClassifierOutput, CellModelOutput
+from scfm_hf.nn.pooling import unit_length
 
 
 class CellProfilePreTrainedModel(CellPreTrainedModel):
@@ -150,7 +151,7 @@ class CellProfileModel(CellProfilePreTrainedModel):
 
 def join(*parts: Tensor) -> Tensor:
     """Scale each part to unit length and put them side by side; zeros stay zeros."""
-    return torch.cat([nn.functional.normalize(part, dim=1) for part in parts], dim=1)
+    return torch.cat([unit_length(part) for part in parts], dim=1)
 
 
 class CellProfileForSequenceClassification(CellProfilePreTrainedModel):

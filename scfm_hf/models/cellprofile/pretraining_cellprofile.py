@@ -104,7 +104,9 @@ class CellProfileForPreTraining(CellProfilePreTrainedModel):
         output_hidden_states
             Return the states of all layers.
         """
-        encoded = self.cellprofile(input_ids, values, attention_mask, inputs_embeds, output_hidden_states)
+        encoded = self.cellprofile(
+            input_ids, values, attention_mask, inputs_embeds, output_hidden_states, return_dict=True
+        )
         learned = encoded.last_hidden_state
         reconstruction = self.decoder(learned if whole_values is None else learned[: len(whole_values)])
         loss, losses = None, None

@@ -225,7 +225,14 @@ class GeneCompassForMaskedLM(GeneCompassPreTrainedModel):
             As of :class:`GeneCompassModel`.
         """
         encoded = self.bert(
-            input_ids, values, attention_mask, species_ids, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            species_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
         )
         states = self.bert.of_genes(encoded.last_hidden_state)
         logits = self.cls(states)
@@ -273,7 +280,14 @@ class GeneCompassForSequenceClassification(GeneCompassPreTrainedModel):
     ) -> CellClassifierOutput:
         """Label cells; ``labels`` are class numbers, int64, (n_cells,)."""
         encoded = self.bert(
-            input_ids, values, attention_mask, species_ids, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            species_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(encoded.last_hidden_state)
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
@@ -305,7 +319,14 @@ class GeneCompassForTokenClassification(GeneCompassPreTrainedModel):
     ) -> CellClassifierOutput:
         """Label genes; ``labels`` are class numbers, int64, (n_cells, n_tokens), -100 for genes without a label."""
         encoded = self.bert(
-            input_ids, values, attention_mask, species_ids, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            species_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(self.dropout(self.bert.of_genes(encoded.last_hidden_state)))
         loss = None

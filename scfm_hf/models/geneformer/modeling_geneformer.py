@@ -171,6 +171,7 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
             inputs_embeds,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         logits = self.cls(encoded.last_hidden_state)
         loss = None
@@ -212,6 +213,7 @@ class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
             inputs_embeds,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(encoded.last_hidden_state)
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
@@ -250,6 +252,7 @@ class GeneformerForTokenClassification(GeneformerPreTrainedModel):
             inputs_embeds,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None

@@ -98,6 +98,7 @@ class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
             inputs_embeds,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(encoded.last_hidden_state, attention_mask)
         loss = task_losses = None

@@ -205,7 +205,9 @@ class NicheformerForMaskedLM(NicheformerPreTrainedModel):
         output_hidden_states: bool | None = None,
     ) -> CellMaskedLMOutput:
         """Predict tokens; ``labels`` are ids, int64, (n_cells, n_tokens), -100 where nothing is to be predicted."""
-        encoded = self.nicheformer(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.nicheformer(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         logits = self.lm_head(encoded.last_hidden_state)
         loss = None
         if labels is not None:

@@ -92,9 +92,10 @@ class NicheformerForSequenceClassification(NicheformerPreTrainedModel):
         input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states
             As of the encoder.
         labels
-            Class numbers, (n_cells,); of ``niche_multiclass_classification`` the number of neighbours of each type,
-            (n_cells, num_cell_types); of ``niche_regression`` those numbers, (n_cells, num_labels); of
-            ``density_regression`` densities, (n_cells,), or numbers of neighbours by type, which are summed.
+            Class numbers, (n_cells,), or what ``config.problem_type`` asks for; of ``niche_multiclass_classification``
+            the number of neighbours of each type, (n_cells, num_cell_types); of ``niche_regression`` those numbers,
+            (n_cells, num_labels); of ``density_regression`` densities, (n_cells,), or numbers of neighbours by type,
+            which are summed.
         """
         config, body = self.config, self.nicheformer
         keep_all = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -102,7 +103,7 @@ class NicheformerForSequenceClassification(NicheformerPreTrainedModel):
         n_tokens = 0 if given is None else given.shape[1]
         if given is not None and n_tokens <= config.max_position_embeddings:
             input_ids, attention_mask, inputs_embeds = body.pad_to_context(input_ids, attention_mask, inputs_embeds)
-        encoded = body(input_ids, attention_mask, inputs_embeds, output_attentions, True)
+        encoded = body(input_ids, attention_mask, inputs_embeds, output_attentions, True, return_dict=True)
         layers = [encoded.hidden_states[number] for number in config.feature_layers or (-1,)]
         seen, representation = (
             self._combine([body.pool(states, input_ids, attention_mask, with_context=kept) for states in layers])
@@ -132,6 +133,10 @@ class NicheformerForSequenceClassification(NicheformerPreTrainedModel):
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy of classes, mean squared error of numbers."""
+        one_class_a_cell = self.config.problem_type in (None, "single_label_classification") and self.num_labels > 1
+        if self.config.supervised_task == "niche_classification" and not one_class_a_cell:
+            # Numbers, or several classes a cell, as every classifier of transformers takes them.
+            return self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
         if self.config.supervised_task.endswith("classification"):
             wanted = labels.long().reshape(logits[:, 0].shape)
             if self.config.ignore_zeros:

@@ -115,7 +115,9 @@ class ScBertForSequenceClassification(ScBertPreTrainedModel):
         ``labels`` are class numbers, int64, (n_cells,). The other inputs are those of :meth:`ScBertModel.forward`;
         ``inputs_embeds`` must be of all genes in the order of the vocabulary if the classifier is a convolution.
         """
-        encoded = self.scbert(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.scbert(
+            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         states = encoded.last_hidden_state
         if self.config.classifier_type == "convolution":
             logits = self.classifier(states, input_ids, attention_mask)

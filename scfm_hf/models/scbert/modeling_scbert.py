@@ -234,7 +234,9 @@ class ScBertForMaskedLM(ScBertPreTrainedModel):
         ``labels`` are the true bins, int64, (n_cells, n_tokens), -100 where nothing is to be predicted. The other
         inputs are those of :meth:`ScBertModel.forward`.
         """
-        encoded = self.scbert(input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.scbert(
+            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         logits = self.value_head(encoded.last_hidden_state)
         loss = None
         if labels is not None:

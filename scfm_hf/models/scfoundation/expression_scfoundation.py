@@ -186,7 +186,13 @@ class ScFoundationForExpressionPrediction(ScFoundationPreTrainedModel):
             real = real & ~hidden.gather(1, input_ids)
             attention_mask = real.long()
         encoded = self.scfoundation(
-            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
         )
         placed = self.decoder.place(self.scfoundation, encoded.last_hidden_state, input_ids, real, masked_genes)
         states, kept, attentions = self.decoder.run(

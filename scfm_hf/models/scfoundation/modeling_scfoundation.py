@@ -257,7 +257,13 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
             ``depth_tokens=False``.
         """
         encoded = self.scfoundation(
-            input_ids, values, attention_mask, inputs_embeds, output_attentions, output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
         )
         states = encoded.last_hidden_state
         real = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

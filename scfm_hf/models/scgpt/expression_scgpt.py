@@ -166,7 +166,9 @@ class ScGPTWithDecoders(ScGPTPreTrainedModel):
         -------
         (n_cells, n_tokens).
         """
-        encoded = self.scgpt(input_ids, values, attention_mask, batch_index, cell_prompt=cell_embedding)
+        encoded = self.scgpt(
+            input_ids, values, attention_mask, batch_index, cell_prompt=cell_embedding, return_dict=True
+        )
         genes = self.scgpt.gene_encoder(input_ids)
         context = self._context(genes, batch_index, token_type_ids, values, attention_mask)
         return self._decode(encoded.last_hidden_state, genes, cell_embedding, values, context).predicted_values
@@ -272,6 +274,7 @@ class ScGPTForExpressionPrediction(ScGPTWithDecoders):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         genes = self._genes(input_ids, inputs_embeds)
         cells = self._embedding_for_heads(encoded.last_hidden_state, values, attention_mask)

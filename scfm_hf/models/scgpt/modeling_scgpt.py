@@ -17,7 +17,7 @@ from scfm_hf.models.outputs import CellClassifierOutput, CellModelOutput
 from scfm_hf.models.scgpt.configuration_scgpt import ScGPTConfig
 from scfm_hf.nn.batch_norm import TokenBatchNorm
 from scfm_hf.nn.classifiers import DeepClassifier
-from scfm_hf.nn.pooling import pool_tokens
+from scfm_hf.nn.pooling import pool_tokens, unit_length
 from scfm_hf.nn.transformer import TransformerLayer, run_transformer_layers
 from scfm_hf.nn.value_encoders import ContinuousValueEncoder, NormedEmbedding
 
@@ -157,7 +157,7 @@ class ScGPTModel(ScGPTPreTrainedModel):
             )
         embedding = self.pool(kept[wanted][:, :n_given], values, attention_mask)
         if self.config.normalize_embedding:
-            embedding = nn.functional.normalize(embedding, dim=1)
+            embedding = unit_length(embedding)
         return CellModelOutput(
             last_hidden_state=last,
             cell_embedding=embedding,
@@ -229,6 +229,7 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         vector = self.scgpt.pool(encoded.last_hidden_state, values, attention_mask)
         logits = self.classifier(vector)

@@ -74,6 +74,7 @@ class ScGPTForPerturbation(ScGPTWithDecoders):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         genes = self._genes(input_ids, inputs_embeds)
         cells = self._embedding_for_heads(encoded.last_hidden_state, values, attention_mask)

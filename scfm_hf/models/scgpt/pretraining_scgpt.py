@@ -86,7 +86,7 @@ class ScGPTForPreTraining(ScGPTWithDecoders):
             "inputs_embeds": inputs_embeds,
         }
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        encoded = self.scgpt(**inputs, cell_prompt=cell_prompt, **asked)
+        encoded = self.scgpt(**inputs, cell_prompt=cell_prompt, **asked, return_dict=True)
         genes = self._genes(input_ids, inputs_embeds)
         n_given = genes.shape[1]
         if generated_ids is not None:
@@ -136,7 +136,7 @@ class ScGPTForPreTraining(ScGPTWithDecoders):
         real = torch.ones_like(labels, dtype=torch.bool) if generated_mask is None else generated_mask.bool()
         losses = decoded.losses(labels, real, n_given)
         if prompt is not None:
-            states = self.scgpt(**inputs, cell_prompt=prompt).last_hidden_state
+            states = self.scgpt(**inputs, cell_prompt=prompt, return_dict=True).last_hidden_state
             again = self._decode(states, genes, prompt, inputs["values"], context).predicted_values
             losses["prompted_expression"] = masked_mse(again[:, n_given:], labels, real)
         return losses
@@ -154,7 +154,7 @@ class ScGPTForPreTraining(ScGPTWithDecoders):
         if config.contrastive_weight:
             # The second view differs by dropout.
             values, mask = inputs["values"], inputs["attention_mask"]
-            states = self.scgpt(**inputs).last_hidden_state
+            states = self.scgpt(**inputs, return_dict=True).last_hidden_state
             second = self._embedding_for_heads(states, values, mask, values.shape[1])
             losses["contrastive"] = contrastive_loss(cells, second, config.contrastive_temperature)
         return losses

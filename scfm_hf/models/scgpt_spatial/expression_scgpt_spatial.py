@@ -273,6 +273,7 @@ class ScGPTSpatialForExpressionPrediction(ScGPTSpatialWithDecoders):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         genes, batch = self._genes(input_ids, inputs_embeds), self._batch(batch_index)
         cells = self.scgpt_spatial.pool(encoded.last_hidden_state, values, attention_mask)

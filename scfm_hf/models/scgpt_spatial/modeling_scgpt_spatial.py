@@ -16,7 +16,7 @@ from scfm_hf.models.base import CellPreTrainedModel
 from scfm_hf.models.outputs import CellClassifierOutput, CellModelOutput
 from scfm_hf.models.scgpt_spatial.configuration_scgpt_spatial import ScGPTSpatialConfig
 from scfm_hf.nn.classifiers import DeepClassifier
-from scfm_hf.nn.pooling import pool_tokens
+from scfm_hf.nn.pooling import pool_tokens, unit_length
 from scfm_hf.nn.transformer import TransformerLayer, run_transformer_layers
 from scfm_hf.nn.value_encoders import ContinuousValueEncoder, NormedEmbedding
 
@@ -127,7 +127,7 @@ class ScGPTSpatialModel(ScGPTSpatialPreTrainedModel):
         embedding = self.pool(kept[wanted][:, :n_given], values, attention_mask)
         return CellModelOutput(
             last_hidden_state=last,
-            cell_embedding=nn.functional.normalize(embedding, dim=1) if config.normalize_embedding else embedding,
+            cell_embedding=unit_length(embedding) if config.normalize_embedding else embedding,
             hidden_states=tuple(kept[number] for number in sorted(kept)) if keep_all else None,
             attentions=attentions if asked else None,
         )
@@ -176,6 +176,7 @@ class ScGPTSpatialForSequenceClassification(ScGPTSpatialPreTrainedModel):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(self.scgpt_spatial.pool(encoded.last_hidden_state, values, attention_mask))
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)

@@ -87,6 +87,7 @@ class ScGPTSpatialForPreTraining(ScGPTSpatialWithDecoders):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         genes, states = self._genes(input_ids, inputs_embeds), encoded.last_hidden_state
         n_given = genes.shape[1]

@@ -15,6 +15,7 @@ from scfm_hf.models.base import CellPreTrainedModel
 from scfm_hf.models.outputs import CellClassifierOutput, CellModelOutput
 from scfm_hf.models.scimilarity.configuration_scimilarity import SCimilarityConfig
 from scfm_hf.models.scimilarity.layers_scimilarity import GeneSum, HiddenLayer
+from scfm_hf.nn.pooling import unit_length
 
 
 @dataclass
@@ -110,11 +111,11 @@ class SCimilarityModel(SCimilarityPreTrainedModel):
             if keep_all or number == wanted:
                 kept[number] = states
         projected = _kept_alive(self.projection(states), alive)
-        latent = nn.functional.normalize(projected, dim=1)
+        latent = unit_length(projected)
         embedding = projected if wanted == len(self.layers) else kept[wanted]
         return SCimilarityOutput(
             last_hidden_state=states,
-            cell_embedding=nn.functional.normalize(embedding, dim=1) if self.config.pooling == "unit" else embedding,
+            cell_embedding=unit_length(embedding) if self.config.pooling == "unit" else embedding,
             hidden_states=tuple(kept[number] for number in range(len(self.layers) + 1)) if keep_all else None,
             latent=latent,
         )
@@ -170,7 +171,12 @@ class SCimilarityForSequenceClassification(SCimilarityPreTrainedModel):
         :meth:`SCimilarityModel.forward`.
         """
         encoded = self.scimilarity(
-            input_ids, values, attention_mask, inputs_embeds, output_hidden_states=output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(encoded.latent)
         loss = None

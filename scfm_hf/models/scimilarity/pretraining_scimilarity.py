@@ -94,7 +94,12 @@ class SCimilarityForPreTraining(SCimilarityPreTrainedModel):
             As in :meth:`SCimilarityModel.forward`. A loss needs genes by number, or whole profiles.
         """
         encoded = self.scimilarity(
-            input_ids, values, attention_mask, inputs_embeds, output_hidden_states=output_hidden_states
+            input_ids,
+            values,
+            attention_mask,
+            inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         predicted = self.decoder(encoded.latent)
         found: dict[str, Any] = {}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scfm_hf.nn.losses import contrastive_loss
+from scfm_hf.nn.pooling import unit_length
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ def dissimilarity_loss(cell_states: Tensor, *, first_version: bool = False) -> T
         (n_cells, n_cell_tokens, hidden_size).
     """
     n_tokens, size = cell_states.shape[1:]
-    unit = nn.functional.normalize(cell_states, dim=-1)
+    unit = unit_length(cell_states)
     off_diagonal = ~torch.eye(n_tokens, dtype=torch.bool, device=unit.device)
     cosine = (unit @ unit.transpose(1, 2)) * off_diagonal
     if first_version:

@@ -368,7 +368,10 @@ class ScPrintForSequenceClassification(ScPrintPreTrainedModel):
         encoded = self.scprint(
             input_ids, values, attention_mask, depth, None, is_metacell, None, inputs_embeds,
             output_attentions, output_hidden_states,
+            return_dict=True,
         )  # fmt: skip
         logits = self.classifier(self.scprint.pool(encoded.cell_states))
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
         return CellClassifierOutput(loss, logits, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)

@@ -133,6 +133,7 @@ class ScPrintForPreTraining(ScPrintPreTrainedModel):
         encoded = self.scprint(
             input_ids, values, attention_mask, depth, masked, is_metacell, cell_states, inputs_embeds,
             output_attentions, output_hidden_states,
+            return_dict=True,
         )  # fmt: skip
         genes, cells = encoded.last_hidden_state, encoded.cell_states
         if total is None:

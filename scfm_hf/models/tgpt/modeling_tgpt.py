@@ -239,6 +239,7 @@ class TGPTForCausalLM(TGPTPreTrainedModel, GenerationMixin):
             inputs_embeds,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         logits = self.lm_head(encoded.last_hidden_state)
         loss = None
@@ -288,6 +289,7 @@ class TGPTForSequenceClassification(TGPTPreTrainedModel):
             inputs_embeds,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         logits = self.classifier(self.transformer.pool(encoded.last_hidden_state, attention_mask))
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)

@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 from scfm_hf.models.outputs import CellExpressionOutput
 from scfm_hf.models.uce.modeling_uce import UceModel, UcePreTrainedModel
 from scfm_hf.models.uce.proteins_uce import NormedPerceptron, ProteinEncoder
+from scfm_hf.nn.pooling import unit_length
 
 if TYPE_CHECKING:
     from scfm_hf.models.uce.configuration_uce import UceConfig
@@ -49,7 +50,7 @@ class ExpressionHead(nn.Module):
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Vectors of proteins, (..., token_dim) -> (..., hidden_size)."""
-        return self.encoder(nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors)
+        return self.encoder(unit_length(vectors) if self.normalize else vectors)
 
     def forward(self, cells: Tensor, vectors: Tensor) -> Tensor:
         """(n_cells, output_dim) and (n_cells, n_queries, token_dim) -> logits, (n_cells, n_queries)."""
@@ -101,9 +102,11 @@ class UceForPreTraining(UcePreTrainedModel):
             raise ValueError(
                 "Say which genes to ask for with query_ids=; the tokenizer draws some with its option n_queries=."
             )
-        encoded = self.uce(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.uce(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         # From the decoded first token, whatever recipe cell_embedding has.
-        cells = nn.functional.normalize(self.uce.decode(encoded.last_hidden_state[:, 0]), dim=1)
+        cells = unit_length(self.uce.decode(encoded.last_hidden_state[:, 0]))
         logits = self.predict(cells, query_ids)
         loss = None
         if labels is not None:

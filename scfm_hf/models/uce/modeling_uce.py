@@ -17,7 +17,7 @@ from scfm_hf.models.base import CellPreTrainedModel
 from scfm_hf.models.outputs import CellClassifierOutput, CellModelOutput
 from scfm_hf.models.uce.configuration_uce import UceConfig
 from scfm_hf.models.uce.proteins_uce import NormedPerceptron, ProteinTable, UceEmbeddings
-from scfm_hf.nn.pooling import masked_mean
+from scfm_hf.nn.pooling import masked_mean, unit_length
 from scfm_hf.nn.transformer import TransformerLayer
 
 #: What the original adds to the attention scores of padding.
@@ -159,7 +159,7 @@ class UceModel(UcePreTrainedModel):
     def pool(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """One vector a cell by ``config.pooling``; zeros for a cell without a token."""
         if self.config.pooling == "cls":
-            vectors = nn.functional.normalize(self.decode(states[:, 0]), dim=1)
+            vectors = unit_length(self.decode(states[:, 0]))
             return vectors if attention_mask is None else vectors * attention_mask.bool().any(1, keepdim=True)
         mask = torch.ones(states.shape[:2], device=states.device) if attention_mask is None else attention_mask
         return masked_mean(states, mask)
@@ -186,7 +186,9 @@ class UceForSequenceClassification(UcePreTrainedModel):
         output_hidden_states: bool | None = None,
     ) -> CellClassifierOutput:
         """Label cells; ``labels`` are class numbers, int64, (n_cells,)."""
-        encoded = self.uce(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        encoded = self.uce(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         logits = self.classifier(self.uce.decode(encoded.last_hidden_state[:, 0]))
         loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return CellClassifierOutput(loss, logits, encoded.cell_embedding, encoded.hidden_states, encoded.attentions)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scfm_hf.models.side_tables import SideTable
+from scfm_hf.nn.pooling import unit_length
 from scfm_hf.nn.positions import sinusoids
 
 if TYPE_CHECKING:
@@ -89,16 +90,16 @@ class UceEmbeddings(nn.Module):
         """(n_cells, n_tokens) -> (n_cells, n_tokens, hidden_size)."""
         if input_ids is None:
             assert inputs_embeds is not None
-            tokens = self.encoder(nn.functional.normalize(inputs_embeds, dim=-1))
+            tokens = self.encoder(unit_length(inputs_embeds))
         elif torch.compiler.is_compiling():
             # How many genes differ depends on the cells, which a compiled graph cannot.
-            tokens = self.encoder(nn.functional.normalize(self.table(input_ids), dim=-1))
+            tokens = self.encoder(unit_length(self.table(input_ids)))
         else:
             # Vectors are wide and genes repeat, within a cell and from cell to cell: each is read and encoded once.
             ids, place = torch.unique(input_ids, return_inverse=True)
             # All parts have one size: pieces of memory of ever other sizes leave holes, which add up over the batches.
             ids = nn.functional.pad(ids, (0, -len(ids) % _AT_A_TIME), value=int(ids[-1]))
-            parts = [self.encoder(nn.functional.normalize(self.table(some), dim=-1)) for some in ids.split(_AT_A_TIME)]
+            parts = [self.encoder(unit_length(self.table(some))) for some in ids.split(_AT_A_TIME)]
             tokens = torch.cat(parts)[place]
         return self.dropout(tokens * self.scale + self.positions[: tokens.shape[1]].to(tokens.dtype))
 

@@ -71,7 +71,7 @@ def gene_embedding(encoder: PreTrainedModel, vocab_size: int) -> Tensor | None:
 def encode(encoder: PreTrainedModel, inputs: Mapping[str, Tensor]) -> ModelOutput:
     """Run an encoder; columns of its tokenizer that only heads of the family take are left out."""
     taken = inspect.signature(encoder.forward).parameters
-    return encoder(**{name: column for name, column in inputs.items() if name in taken})
+    return encoder(**{name: column for name, column in inputs.items() if name in taken}, return_dict=True)
 
 
 @torch.no_grad()
