@@ -161,5 +161,5 @@ def test_released_medians_give_the_plain_loop_on_deep_cells(shared_dir: Path, hu
 
 
 def test_an_order_of_ties_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="ties='stabel' is not one of 'stable', 'unstable'"):
+    with pytest.raises(ValueError, match="ties='sorted' is not one of 'stable', 'unstable'"):
         rank_genes(csr_array(np.eye(2)), np.ones(2), np.ones(2), ties="sorted")
