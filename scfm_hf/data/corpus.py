@@ -166,17 +166,7 @@ def load_corpus(
         raise ValueError("Give tokenizer= or vocabulary=, not both: a tokenizer has a vocabulary.")
     if bucket_batches and batch_size is None:
         raise ValueError("bucket_batches= needs batch_size=, the number of cells that the loader takes at a time.")
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f'on_error={on_error!r} is neither "raise" nor "skip".')
-    if check not in ("sample", "all"):
-        raise ValueError(f'check={check!r} is neither "sample" nor "all".')
-    for name, number, least in (
-        ("batch_size", batch_size, 1),
-        ("max_length", max_length, 1),
-        ("bucket_batches", bucket_batches, 0),
-    ):
-        if number is not None and number < least:
-            raise ValueError(f"{name} must be at least {least}, not {number}.")
+    _refuse_values(on_error, check, batch_size=batch_size, max_length=max_length, bucket_batches=bucket_batches)
     if options and (tokenizer is None or not encode):
         raise TypeError(f"Unknown options {', '.join(options)}; options of a scheme need a tokenizer=.")
     if min_overlap is None:
@@ -191,11 +181,7 @@ def load_corpus(
             )
         own = [*scheme.columns, "attention_mask"]
     own += (["cell_id"] if cell_ids else []) + (["labels"] if labels else [])
-    if taken := [name for name in columns if name in own]:
-        raise ValueError(
-            f"columns= asks for {', '.join(map(repr, taken))}, but cells have {', '.join(own)} of their own. Rename "
-            "the column of obs."
-        )
+    _refuse_columns(columns, own)
     reading = Reading(layer=layer, use_raw=use_raw, gene_column=gene_column, min_overlap=min_overlap)
     balance = [balance] if isinstance(balance, str) else list(balance)
     wanted = list(dict.fromkeys([*([labels] if labels else []), *columns, *balance]))
@@ -273,6 +259,27 @@ def load_corpus(
         keep=None if keep is None else _kept(corpus_files, keep, skipped),
         batch_size=batch_size,
     )
+
+
+def _refuse_values(on_error: str, check: str, **numbers: int | None) -> None:
+    """Refuse words that do not exist and numbers that are too small."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'on_error={on_error!r} is neither "raise" nor "skip".')
+    if check not in ("sample", "all"):
+        raise ValueError(f'check={check!r} is neither "sample" nor "all".')
+    for name, number in numbers.items():
+        least = 0 if name == "bucket_batches" else 1
+        if number is not None and number < least:
+            raise ValueError(f"{name} must be at least {least}, not {number}.")
+
+
+def _refuse_columns(columns: Sequence[str], own: Sequence[str]) -> None:
+    """Refuse columns of obs that would take the place of what a cell holds."""
+    if taken := [name for name in columns if name in own]:
+        raise ValueError(
+            f"columns= asks for {', '.join(map(repr, taken))}, but cells have {', '.join(own)} of their own. Rename "
+            "the column of obs."
+        )
 
 
 def _gene_names(cells: StoredCells, gene_column: str | None) -> dict[str, list[str]]:

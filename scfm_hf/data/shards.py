@@ -94,11 +94,6 @@ def tokenize_corpus(
 
     from scfm_hf.data.corpus import load_corpus
 
-    if tokenizer.scheme(**options).looks_ahead:
-        raise ValueError(
-            "The tokenizer looks at all cells of a file before it encodes one, which shards cannot wait for. Tokenise "
-            "each file with tokenizer.to_dataset, or scfm tokenize."
-        )
     if "length" in columns:
         raise ValueError("Shards have a column 'length' of their own: rename the column of obs.")
     if workers < 1:
